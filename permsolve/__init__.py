@@ -1,0 +1,70 @@
+"""permsolve: channel permutations for N:M sparsity, as the combinatorial problem they are.
+
+The public names are loaded when they are first used, so importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from permsolve._version import __version__
+
+if TYPE_CHECKING:
+    from permsolve import errors, instances, saliency, stop
+    from permsolve._solve import solve
+    from permsolve.io import load, save
+    from permsolve.patterns import NM
+    from permsolve.problem import Problem
+    from permsolve.registry import get_solver, methods
+    from permsolve.result import Result
+    from permsolve.solver import Solver, Status
+
+_HOMES = {
+    "solve": "permsolve._solve",
+    "load": "permsolve.io",
+    "save": "permsolve.io",
+    "NM": "permsolve.patterns",
+    "Problem": "permsolve.problem",
+    "get_solver": "permsolve.registry",
+    "methods": "permsolve.registry",
+    "Result": "permsolve.result",
+    "Solver": "permsolve.solver",
+    "Status": "permsolve.solver",
+}
+_MODULES = ("errors", "instances", "saliency", "stop")
+
+__all__ = [
+    "NM",
+    "Problem",
+    "Result",
+    "Solver",
+    "Status",
+    "__version__",
+    "errors",
+    "get_solver",
+    "instances",
+    "load",
+    "methods",
+    "saliency",
+    "save",
+    "solve",
+    "stop",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name."""
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"permsolve.{name}")
+    else:
+        raise AttributeError(f"module 'permsolve' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return __all__

@@ -1,0 +1,217 @@
+"""`permsolve.solve`: one solve, from call to result."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from permsolve.display import reporter
+from permsolve.errors import InputError, UnsupportedProblemError
+from permsolve.problem import Problem
+from permsolve.registry import make_solver
+from permsolve.result import Result
+from permsolve.run import OPTIMAL_GAP, Callback, Run, gap
+from permsolve.solver import Solver, Status
+from permsolve.stop import Criterion, MaxRuntime
+
+
+def solve(
+    matrix: object,
+    nm: object = (2, 4),
+    *,
+    method: str | Solver = "auto",
+    saliency: object = "magnitude",
+    blocks: Sequence[int] | None = None,
+    stop: Criterion | None = None,
+    time_limit: float | None = None,
+    seed: int | np.random.Generator = 0,
+    initial: npt.ArrayLike | None = None,
+    options: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callback] = (),
+    display: bool | None = None,
+    n_jobs: int | None = None,
+) -> Result:
+    """Find a permutation of the input channels that keeps more saliency under n:m sparsity.
+
+    Parameters
+    ----------
+    matrix
+        Weights of shape (rows, cols), or of a convolution (K, C, R[, S[, T]]): NumPy array, torch tensor or array-like;
+        float16, bfloat16, float32, float64 or integers. Or a `Problem`, for example of stacked matrices; then ``nm``,
+        ``saliency`` and ``blocks`` are the problem's own. The input is not modified.
+    nm
+        Pattern: (n, m) or ``"n:m"`` keeps n of every m consecutive columns.
+    method
+        Name of a method (see `permsolve.methods`) or a solver instance.
+    saliency
+        ``"magnitude"``, ``"energy"``, an array of the matrix's shape with entries >= 0, or a saliency object such as
+        ``permsolve.saliency.Wanda(input_norms)``.
+    blocks
+        Sizes of consecutive blocks of columns, each a multiple of m, that no column may leave.
+    stop
+        Criteria of `permsolve.stop`, joined by ``|``.
+    time_limit
+        Seconds the solver may run; shorthand for ``MaxRuntime(seconds)``. Compilation comes before and is reported as
+        ``setup_time``.
+    seed
+        Seed or generator of every random choice. Without a time limit, the same seed gives the same permutation,
+        whatever ``n_jobs``.
+    initial
+        Permutation to start from, shape (cols,); the identity by default.
+    options
+        The method's options by name.
+    callbacks
+        Functions called with a `permsolve.stop.Progress` after every improvement; a true answer ends the solve.
+    display
+        Show progress: True, False, or None for where a person is watching.
+    n_jobs
+        Number of threads, by default all cores this process may use.
+
+    Returns
+    -------
+    Result
+        The best permutation found, its scores and how it was found.
+
+    Raises
+    ------
+    InputError
+        If an argument does not fit; subclasses say which: `UnknownMethodError`, `OptionError`,
+        `UnsupportedProblemError`.
+    MissingDependencyError
+        If the method needs a package that is not installed.
+    """
+    called = time.perf_counter()
+    name, solver = make_solver(method, options)
+    limit = _stop(stop, time_limit)
+    threads = _threads(n_jobs)
+    rng, known_seed = _generator(seed)
+    if isinstance(matrix, Problem):
+        problem = matrix
+        if blocks is not None:
+            raise InputError("a Problem already carries its blocks; pass blocks to Problem.of or Problem.stack")
+    else:
+        problem = Problem.of(matrix, nm, saliency=saliency, blocks=blocks)
+    start = None if initial is None else problem.check_perm(initial)
+    parts = problem.parts()
+    for _, part in parts:
+        reason = solver.supports(part)
+        if reason is not None:
+            raise UnsupportedProblemError(f"method {name!r} does not support this problem: {reason}")
+    for part in {part.cols: part for _, part in parts}.values():
+        _warm_up(solver, part)
+
+    with reporter(display, name, limit) as report:
+        run = Run(
+            problem, stop=limit, rng=rng, n_jobs=threads, initial=start, callbacks=tuple(callbacks), report=report
+        )
+        core = run.open()
+        setup_time = time.perf_counter() - called
+        try:
+            status = _search(solver, parts, run)
+        except KeyboardInterrupt:
+            core.stopped_by, status = "interrupt", Status.STOPPED
+        finally:
+            core.close()
+        runtime = core.elapsed()
+
+    score = problem.score(core.order)
+    if gap(score, core.bound) <= OPTIMAL_GAP:
+        status = Status.OPTIMAL
+    elif core.stopped_by is not None or status is Status.OPTIMAL:
+        status = Status.STOPPED
+    return Result(
+        solution=core.order,
+        pattern=problem.pattern,
+        score=score,
+        baseline=problem.baseline,
+        rows_bound=problem.rows_bound,
+        bound=core.bound,
+        bound_kind=core.bound_kind,
+        status=status,
+        stopped_by=core.stopped_by,
+        method=name,
+        options=solver.options,
+        seed=known_seed,
+        iterations=core.iterations,
+        setup_time=setup_time,
+        runtime=runtime,
+        trace=tuple(core.trace),
+        saliency=problem.saliency_name,
+        blocks=problem.blocks,
+        shape=problem.shape,
+        dtype=problem.dtype,
+        fingerprint=problem.fingerprint,
+    )
+
+
+def _search(solver: Solver, parts: list[tuple[slice, Problem]], run: Run) -> Status:
+    """Run a solver on every block; the blocks are independent problems."""
+    if len(parts) == 1:
+        return _search_part(solver, parts[0][1], run)
+    statuses = []
+    weights = [part.cols**2 for _, part in parts]  # the number of exchanges: a fair share of the limits
+    for k, (span, part) in enumerate(parts):
+        if not run.proceed():
+            return Status.STOPPED
+        share = weights[k] / sum(weights[k:])
+        seconds = run.remaining() * share
+        iterations = run.iterations_left() * share
+        inner = run.within(seconds=seconds, iterations=np.ceil(iterations), columns=span)
+        statuses.append(_search_part(solver, part, inner))
+    worst = (Status.STOPPED, Status.COMPLETED, Status.LOCAL_OPTIMUM, Status.OPTIMAL)
+    return next(status for status in worst if status in statuses)
+
+
+def _search_part(solver: Solver, problem: Problem, run: Run) -> Status:
+    if problem.groups == 1:  # one group has one value, whatever its order
+        run.offer_bound(problem.baseline, "exact")
+        return Status.OPTIMAL
+    return solver(problem, run)
+
+
+_warmed: set[tuple[object, ...]] = set()
+
+
+def _warm_up(solver: Solver, problem: Problem) -> None:
+    """Compile, or load from disk, the kernels a solver is going to use, so that no limit pays for it.
+
+    A solver may know better and define ``warm_up(problem)``; by default it solves a problem of three groups once.
+    """
+    key = (type(solver), problem.pattern, problem.columns.dtype, min(problem.groups, 4))
+    if key in _warmed or problem.groups == 1:
+        return
+    solver.warm_up(problem)
+    _warmed.add(key)
+
+
+def _stop(stop: Criterion | None, time_limit: float | None) -> Criterion | None:
+    if stop is not None and not isinstance(stop, Criterion):
+        raise InputError(f"stop = {stop!r} is no criterion; see permsolve.stop, for example MaxIterations(1000)")
+    if time_limit is None:
+        return stop
+    limit = MaxRuntime(time_limit)
+    return limit if stop is None else stop | limit
+
+
+def _threads(n_jobs: int | None) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if n_jobs is None:
+        allowed = os.environ.get("NUMBA_NUM_THREADS", "")
+        return min(cores, int(allowed)) if allowed.isdigit() and int(allowed) > 0 else cores
+    if isinstance(n_jobs, bool) or not isinstance(n_jobs, (int, np.integer)) or n_jobs < 1:
+        raise InputError(f"n_jobs = {n_jobs!r} must be a positive number of threads, or None for all cores")
+    return int(n_jobs)
+
+
+def _generator(seed: object) -> tuple[np.random.Generator, int | None]:
+    if isinstance(seed, np.random.Generator):
+        return seed, None
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise InputError(f"seed = {seed!r} must be a whole number >= 0 or a numpy.random.Generator")
+    return np.random.default_rng(int(seed)), int(seed)
+

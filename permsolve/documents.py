@@ -1,0 +1,201 @@
+"""JSON documents of results: schema ``permsolve.permutation/1``.
+
+Every field is required and no other is allowed; reading a document validates it and never guesses. The solution is
+checked to be a bijection here; whether the figures are true can only be told with the matrix (`Result.check`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from permsolve._version import __version__
+from permsolve.errors import DocumentError, InputError
+from permsolve.patterns import NM
+from permsolve.result import Result
+from permsolve.run import TracePoint
+from permsolve.solver import Status
+
+SCHEMA = "permsolve.permutation/1"
+
+_Option = bool | int | float | str | None
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+class PatternDocument(_Strict):
+    """The sparsity pattern: n of every m are kept."""
+
+    kind: Literal["nm"]
+    n: int
+    m: int
+
+
+class SolutionDocument(_Strict):
+    """The pattern's solution: ``matrix[:, perm]`` is the permuted matrix."""
+
+    perm: list[int]
+
+
+class MatrixDocument(_Strict):
+    """The weights the document belongs to."""
+
+    shape: list[Annotated[int, Field(ge=1)]]
+    dtype: str
+    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class TraceDocument(_Strict):
+    """A point of the anytime curve."""
+
+    time: float
+    score: float
+    bound: float
+
+
+class PermutationDocument(_Strict):
+    """A permutation, what it belongs to, what it scores and how it was found."""
+
+    schema_: Annotated[Literal["permsolve.permutation/1"], Field(alias="schema")]
+    version: str
+    pattern: PatternDocument
+    solution: SolutionDocument
+    saliency: str
+    blocks: list[Annotated[int, Field(ge=1)]] | None
+    matrix: MatrixDocument
+    score: float
+    baseline: float
+    rows_bound: float
+    efficacy: float
+    bound: float
+    bound_kind: Literal["rows", "lp", "exact"]
+    gap: float
+    status: Literal["optimal", "local optimum", "completed", "stopped"]
+    stopped_by: str | None
+    method: str
+    options: dict[str, _Option]
+    seed: int | None
+    iterations: int
+    setup_time: float
+    runtime: float
+    trace: list[TraceDocument]
+
+
+def dump(result: Result) -> str:
+    """Write a result as a document.
+
+    Parameters
+    ----------
+    result
+        The result.
+
+    Returns
+    -------
+    str
+        JSON, ending in a newline.
+    """
+    document = PermutationDocument(
+        schema=SCHEMA,
+        version=__version__,
+        pattern=PatternDocument(kind="nm", n=result.pattern.n, m=result.pattern.m),
+        solution=SolutionDocument(perm=result.solution.tolist()),
+        saliency=result.saliency,
+        blocks=None if result.blocks is None else list(result.blocks),
+        matrix=MatrixDocument(shape=list(result.shape), dtype=result.dtype, fingerprint=result.fingerprint),
+        score=result.score,
+        baseline=result.baseline,
+        rows_bound=result.rows_bound,
+        efficacy=result.efficacy,
+        bound=result.bound,
+        bound_kind=result.bound_kind,  # type: ignore[arg-type]
+        gap=result.gap,
+        status=result.status.value,
+        stopped_by=result.stopped_by,
+        method=result.method,
+        options=result.options,
+        seed=result.seed,
+        iterations=result.iterations,
+        setup_time=result.setup_time,
+        runtime=result.runtime,
+        trace=[TraceDocument(time=point.time, score=point.score, bound=point.bound) for point in result.trace],
+    )
+    return document.model_dump_json(by_alias=True, indent=1) + "\n"
+
+
+def parse(text: str | bytes) -> Result:
+    """Read a document.
+
+    Parameters
+    ----------
+    text
+        JSON.
+
+    Returns
+    -------
+    Result
+        The result it describes.
+
+    Raises
+    ------
+    DocumentError
+        If it is not JSON, follows another schema, lacks or adds a field, or its parts do not fit together.
+    """
+    try:
+        document = PermutationDocument.model_validate_json(text)
+    except ValidationError as error:
+        raise DocumentError(_explain(error)) from error
+    cols = len(document.solution.perm)
+    try:
+        pattern = NM(document.pattern.n, document.pattern.m)
+        pattern.validate(cols)
+        solution = pattern.check_solution(document.solution.perm, cols)
+    except InputError as error:
+        raise DocumentError(f"the document's solution is not valid: {error}") from error
+    shape = tuple(document.matrix.shape)
+    if len(shape) < 2 or shape[1] != cols:
+        raise DocumentError(f"the document's solution is of {cols} columns, its matrix has shape {shape}")
+    blocks = None if document.blocks is None else tuple(document.blocks)
+    if blocks is not None and (sum(blocks) != cols or any(size % pattern.m for size in blocks)):
+        raise DocumentError(f"the document's blocks {list(blocks)} do not divide {cols} columns into groups")
+    result = Result(
+        solution=solution,
+        pattern=pattern,
+        score=document.score,
+        baseline=document.baseline,
+        rows_bound=document.rows_bound,
+        bound=document.bound,
+        bound_kind=document.bound_kind,
+        status=Status(document.status),
+        stopped_by=document.stopped_by,
+        method=document.method,
+        options=dict(document.options),
+        seed=document.seed,
+        iterations=document.iterations,
+        setup_time=document.setup_time,
+        runtime=document.runtime,
+        trace=tuple(TracePoint(point.time, point.score, point.bound) for point in document.trace),
+        saliency=document.saliency,
+        blocks=blocks,
+        shape=shape,
+        dtype=document.matrix.dtype,
+        fingerprint=document.matrix.fingerprint,
+    )
+    for name in ("efficacy", "gap"):
+        claimed, derived = getattr(document, name), getattr(result, name)
+        if abs(claimed - derived) > 1e-9 * max(1.0, abs(derived)):
+            raise DocumentError(f"the document says {name} = {claimed!r}, its own scores give {derived!r}")
+    return result
+
+
+def _explain(error: ValidationError) -> str:
+    first: Any = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "json_invalid":
+        return f"not a JSON document: {first['ctx']['error']}"
+    if where == "schema":
+        return f"unknown schema: this version reads {SCHEMA!r} ({first['msg']})"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"not a valid {SCHEMA} document: {where or 'top level'}: {first['msg']}{more}"
