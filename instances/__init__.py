@@ -20,7 +20,8 @@ import numpy.typing as npt
 from numpy.lib import format as npy
 
 from permsolve.errors import FileError, InputError
-from permsolve.instances import generators
+
+from . import generators
 
 __all__ = ["Instance", "generators", "info", "load", "names"]
 

@@ -79,9 +79,7 @@ def digits_matrices() -> list[tuple[Record, Matrix]]:
     )
     cnn_accuracy = train(cnn, CNN_EPOCHS)
     torch.manual_seed(SEED)
-    mlp = nn.Sequential(
-        nn.Flatten(), nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)
-    )
+    mlp = nn.Sequential(nn.Flatten(), nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
     mlp_accuracy = train(mlp, MLP_EPOCHS)
     layers = (
         # name, network, parameter, network in words, accuracy, epochs
@@ -136,7 +134,7 @@ def train(network: torch.nn.Module, epochs: int) -> float:
     digits = load_digits()
     if len(digits.target) != IMAGES:
         raise SystemExit(f"expected {IMAGES} digits, got {len(digits.target)}")
-    stream = np.random.RandomState(SEED)  # noqa: NPY002 - streams must be stable across NumPy versions
+    stream = np.random.RandomState(SEED)  # not a Generator: streams must be stable across NumPy versions
     order = stream.permutation(IMAGES)
     images = torch.tensor(digits.images[order, None] / 16.0, dtype=torch.float32)
     labels = torch.tensor(digits.target[order], dtype=torch.int64)
@@ -147,15 +145,18 @@ def train(network: torch.nn.Module, epochs: int) -> float:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=0.1, total_steps=steps)
     network.train()
     for _ in range(epochs):
-        for batch in torch.tensor(stream.permutation(len(train_labels))).split(BATCH):
+        shuffled = stream.permutation(len(train_labels))
+        for start in range(0, len(shuffled), BATCH):
+            batch = shuffled[start : start + BATCH]
+            loss: Any = cross_entropy(network(train_images[batch]), train_labels[batch])
             optimiser.zero_grad()
-            cross_entropy(network(train_images[batch]), train_labels[batch]).backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
             schedule.step()
     network.eval()
     with torch.no_grad():
-        right = (network(images[:TEST_IMAGES]).argmax(dim=1) == labels[:TEST_IMAGES]).sum().item()
-    return round(right / TEST_IMAGES, 4)
+        guesses = network(images[:TEST_IMAGES]).argmax(dim=1)
+    return round(int((guesses == labels[:TEST_IMAGES]).sum()) / TEST_IMAGES, 4)
 
 
 def minilm_matrices() -> list[tuple[Record, Matrix]]:
@@ -199,10 +200,12 @@ def as_matrix(weight: npt.NDArray[Any]) -> tuple[Matrix, str]:
     if weight.dtype != np.float32:
         raise SystemExit(f"expected float32 weights, got {weight.dtype}")
     if weight.ndim == 2:
-        return np.ascontiguousarray(weight), "one parameter taken out of the network and stored as .npy, values unchanged"
+        return np.ascontiguousarray(weight), "taken out of the network, shape and values unchanged"
     kernels, channels, height, width = weight.shape
     matrix = weight.transpose(0, 2, 3, 1).reshape(kernels * height * width, channels)
-    return np.ascontiguousarray(matrix), "(K, C, R, S) reshaped to (K*R*S, C), values unchanged"
+    return np.ascontiguousarray(
+        matrix
+    ), "taken out of the network, (K, C, R, S) reshaped to (K*R*S, C), values unchanged"
 
 
 def store(out: Path, record: Record, matrix: Matrix) -> Record:

@@ -231,7 +231,7 @@ def _stream(seed: int) -> np.random.RandomState:
     """Start the frozen stream of a seed."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
         raise InputError(f"seed must be an integer from 0 to 2**32 - 1; got {seed!r}")
-    return np.random.RandomState(int(seed))  # noqa: NPY002 - streams must be stable across NumPy versions
+    return np.random.RandomState(int(seed))  # not a Generator: streams must be stable across NumPy versions
 
 
 def _check_shape(rows: int, cols: int) -> None:

@@ -6,6 +6,7 @@ checked to be a bijection here; whether the figures are true can only be told wi
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -122,7 +123,9 @@ def dump(result: Result) -> str:
         runtime=result.runtime,
         trace=[TraceDocument(time=point.time, score=point.score, bound=point.bound) for point in result.trace],
     )
-    return document.model_dump_json(by_alias=True, indent=1) + "\n"
+    # One line per field: readable, and a permutation of thousands of columns does not fill thousands of lines.
+    fields = document.model_dump(mode="json", by_alias=True)
+    return "{\n" + ",\n".join(f'"{key}": {json.dumps(value)}' for key, value in fields.items()) + "\n}\n"
 
 
 def parse(text: str | bytes) -> Result:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
+import numpy.typing as npt
 
 from permsolve.kernels._jit import compiled
-from permsolve.kernels.groups import exchange_delta, refresh_all, refresh_group
+from permsolve.kernels.groups import State, exchange_delta, make_state, refresh_all, refresh_group
 
 #: Quantiles of the logarithm of a uniform variable: the Metropolis test needs no logarithm per proposal.
 LOG_UNIFORM = np.log((np.arange(1024) + 0.5) / 1024).astype(np.float32)
@@ -18,93 +21,185 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 _LOW_27 = np.uint64(0x7FFFFFF)
 
 
-@compiled
-def anneal_window(saliency, thresholds, losses, order, best, m, n, start, end, proposals, seed, memo, stamps, versions,
-                  scratch):
-    """Metropolis swaps of columns between the groups of a window, cooling geometrically.
+class Memo(NamedTuple):
+    """Exchange deltas already computed, and what tells whether they still hold."""
 
-    A proposal picks two columns of different groups and reads the exchange's delta off their thresholds. Deltas are
-    memoised: each column carries a version that rises when its group changes, and a stored delta is valid as long as
-    the sum of the two versions is the one it was computed at. Near the freezing point, where annealing spends its time,
-    most proposals then cost one look-up instead of a pass over the rows.
+    #: float32 (width, width): deltas, in the upper triangle.
+    deltas: npt.NDArray[Any]
+    #: int32 (width, width): sum of the two columns' versions at which a delta was computed.
+    stamps: npt.NDArray[Any]
+    #: int32 (width,): how often a column's group has changed.
+    versions: npt.NDArray[Any]
+    #: int64 (width,): the first position of each position's group, ``p - p % m`` without the division.
+    starts: npt.NDArray[Any]
+
+
+class Window(NamedTuple):
+    """Work space of one window: some columns of a problem, close together in memory."""
+
+    #: Search state of the window's columns.
+    state: State
+    #: Memoised deltas.
+    memo: Memo
+
+
+def make_window(width: int, rows: int, n: int, m: int) -> Window:
+    """Allocate the work space of a window.
 
     Parameters
     ----------
-    saliency
-        float32 (width, padded rows): the window's columns.
-    thresholds, losses, versions
-        Work space: float32 (width, padded rows), float32 (width,), int32 (width,).
+    width
+        Number of columns, a multiple of m.
+    rows
+        Padded rows.
+    n
+        Entries kept per row.
+    m
+        Group size.
+
+    Returns
+    -------
+    Window
+        The work space.
+    """
+    memo = Memo(
+        np.zeros((width, width), dtype=np.float32),
+        np.zeros((width, width), dtype=np.int32),
+        np.zeros(width, dtype=np.int32),
+        np.arange(width) // m * m,
+    )
+    return Window(make_state(np.zeros((width, rows), dtype=np.float32), n), memo)
+
+
+@compiled
+def _mix(z):
+    """Finish a SplitMix64 draw (Steele, Lea and Flood, 2014)."""
+    z = (z ^ (z >> np.uint64(30))) * _MIX_1
+    z = (z ^ (z >> np.uint64(27))) * _MIX_2
+    return z ^ (z >> np.uint64(31))
+
+
+@compiled
+def anneal_window(window, packed, order, best, n, m, start, end, proposals, seed):
+    """Metropolis swaps of columns between the groups of a window, cooling geometrically.
+
+    A proposal picks two columns of different groups and reads the exchange's delta off their thresholds. Deltas are
+    memoised: each column carries a version that rises when its group changes, and a stored delta holds as long as the
+    sum of the two versions is the one it was computed at. Near the freezing point, where annealing spends its time, most
+    proposals then cost one look-up instead of a pass over the rows.
+
+    Parameters
+    ----------
+    window
+        Work space for as many columns as ``order`` has.
+    packed
+        float32 (cols, padded rows): the problem's saliency by column.
     order
-        int64 (width,), columns in groups of m, changed in place to the last state.
+        int64 (width,), columns in groups of m; changed in place to the last state.
     best
-        int64 (width,), receives the best order seen.
-    m, n
-        Group size, entries kept.
+        int64 (width,), receives the best state seen.
+    n
+        Entries kept per row.
+    m
+        Group size.
     start, end
-        First and last temperature, in units of the saliency; ``start >= end > 0``.
+        First and last temperature, in units of ``packed``; ``start >= end > 0``.
     proposals
         Number of proposals; rounded up to a multiple of `STEP`.
     seed
-        uint64 seed of a SplitMix64 stream (Steele, Lea and Flood, 2014).
-    memo, stamps
-        Work space: float32 and int32 (width, width).
-    scratch
-        As in `refresh_group`.
+        uint64 seed of the SplitMix64 stream.
 
     Returns
     -------
     tuple
-        Change of score of the last state and of the best state against the first (float64), and the number of accepted
-        proposals.
+        Change of score of the last and of the best state against the first, and the number of accepted proposals.
     """
-    width = order.shape[0]
+    state, memo = window
     log_uniform = LOG_UNIFORM
-    stamps[:, :] = -1
-    versions[:] = 0
-    best[:] = order
-    refresh_all(saliency, thresholds, losses, order, m, n, scratch)
-    current = 0.0
-    top = 0.0
+    width = order.shape[0]
+    place = np.arange(width)  # positions hold the window's own numbers; the columns are named again at the end
+    top_place = np.arange(width)
+    for k in range(width):
+        state.saliency[k, :] = packed[order[k], :]
+    memo.stamps[:, :] = -1
+    memo.versions[:] = 0
+    refresh_all(state, place, m, n)
+    current = top = 0.0
     accepted = 0
     steps = max((proposals + STEP - 1) // STEP, 1)
     cooling = (end / start) ** (1.0 / steps)
     temperature = start
-    columns = np.uint64(width)
-    others = np.uint64(width - m)
+    columns, others = np.uint64(width), np.uint64(width - m)
     for _ in range(steps):
         scale = np.float32(temperature)
         for _ in range(STEP):
             seed += _GOLDEN
-            z = seed
-            z = (z ^ (z >> np.uint64(30))) * _MIX_1
-            z = (z ^ (z >> np.uint64(27))) * _MIX_2
-            z = z ^ (z >> np.uint64(31))
+            z = _mix(seed)
             p = np.int64(((z & _LOW_27) * columns) >> np.uint64(27))
             q = np.int64((((z >> np.uint64(27)) & _LOW_27) * others) >> np.uint64(27))
-            group = p - p % m
+            group = memo.starts[p]
             if q >= group:
                 q += m
-            i, j = order[p], order[q]
+            i, j = place[p], place[q]
             low, high = min(i, j), max(i, j)
-            stamp = versions[i] + versions[j]
-            if stamps[low, high] == stamp:
-                delta = memo[low, high]
+            stamp = memo.versions[i] + memo.versions[j]
+            if memo.stamps[low, high] == stamp:
+                delta = memo.deltas[low, high]
             else:
-                delta = exchange_delta(saliency, thresholds, losses, i, j)
-                memo[low, high] = delta
-                stamps[low, high] = stamp
+                delta = exchange_delta(state, i, j)
+                memo.deltas[low, high] = delta
+                memo.stamps[low, high] = stamp
             if delta >= scale * log_uniform[z >> np.uint64(54)]:
-                other = q - q % m
-                order[p], order[q] = j, i
-                refresh_group(saliency, thresholds, losses, order[group : group + m], n, scratch)
-                refresh_group(saliency, thresholds, losses, order[other : other + m], n, scratch)
+                other = memo.starts[q]
+                place[p], place[q] = j, i
+                refresh_group(state, place[group : group + m], n)
+                refresh_group(state, place[other : other + m], n)
                 for x in range(m):
-                    versions[order[group + x]] += 1
-                    versions[order[other + x]] += 1
+                    memo.versions[place[group + x]] += 1
+                    memo.versions[place[other + x]] += 1
                 current += delta
                 accepted += 1
                 if current > top:
                     top = current
-                    best[:] = order
+                    top_place[:] = place
         temperature *= cooling
+    best[:] = order[top_place]
+    order[:] = order[place]
     return current, top, accepted
+
+
+@compiled
+def mean_loss(window, packed, order, n, m, samples, seed):
+    """Average what a random exchange costs: the scale that temperatures are measured in.
+
+    Parameters
+    ----------
+    window, packed, n, m, seed
+        As in `anneal_window`.
+    order
+        int64 (width,), columns in groups of m, preferably near a local optimum.
+    samples
+        Number of random exchanges.
+
+    Returns
+    -------
+    float
+        Mean of ``max(-delta, 0)`` over the samples, in units of ``packed``.
+    """
+    state, memo = window
+    width = order.shape[0]
+    place = np.arange(width)
+    for k in range(width):
+        state.saliency[k, :] = packed[order[k], :]
+    refresh_all(state, place, m, n)
+    columns, others = np.uint64(width), np.uint64(width - m)
+    total = 0.0
+    for _ in range(samples):
+        seed += _GOLDEN
+        z = _mix(seed)
+        p = np.int64(((z & _LOW_27) * columns) >> np.uint64(27))
+        q = np.int64((((z >> np.uint64(27)) & _LOW_27) * others) >> np.uint64(27))
+        if q >= memo.starts[p]:
+            q += m
+        total += max(-exchange_delta(state, p, q), 0.0)
+    return total / samples

@@ -13,7 +13,10 @@ that the loops over rows are contiguous, and rows are padded with zeros, which a
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
+import numpy.typing as npt
 
 from permsolve.kernels._jit import compiled
 
@@ -21,6 +24,42 @@ from permsolve.kernels._jit import compiled
 LANES = 16
 #: Rows handled at a time where a group's order statistics need scratch space; 17 vectors of it stay in L1.
 ROW_BLOCK = 128
+
+
+class State(NamedTuple):
+    """The arrays a search works on, allocated once."""
+
+    #: float32 (columns, padded rows): saliency by column.
+    saliency: npt.NDArray[Any]
+    #: float32 (columns, padded rows): thresholds by column.
+    thresholds: npt.NDArray[Any]
+    #: float32 (columns,): what a group loses when the column leaves.
+    losses: npt.NDArray[Any]
+    #: float32 (n + 2, ROW_BLOCK): work space of `refresh_group`.
+    scratch: npt.NDArray[Any]
+
+
+def make_state(saliency: npt.NDArray[Any], n: int) -> State:
+    """Allocate the state of a search.
+
+    Parameters
+    ----------
+    saliency
+        float32 (columns, padded rows), for example `Problem.packed`; kept, not copied.
+    n
+        Entries kept per row.
+
+    Returns
+    -------
+    State
+        With thresholds and losses still to be computed by `refresh_all`.
+    """
+    return State(
+        saliency,
+        np.zeros_like(saliency),
+        np.zeros(saliency.shape[0], dtype=np.float32),
+        np.zeros((n + 2, ROW_BLOCK), dtype=np.float32),
+    )
 
 
 @compiled
@@ -87,37 +126,31 @@ def _refresh_any(saliency, thresholds, losses, members, n, scratch):
 
 
 @compiled
-def refresh_group(saliency, thresholds, losses, members, n, scratch):
+def refresh_group(state, members, n):
     """Recompute thresholds and losses of the members of one group.
 
     Parameters
     ----------
-    saliency
-        float32 (columns, padded rows), entries >= 0.
-    thresholds
-        float32 (columns, padded rows), written for the members.
-    losses
-        float32 (columns,), written for the members.
+    state
+        A `State`; thresholds and losses are written for the members.
     members
         int (m,), the columns of the group.
     n
         Entries kept per row.
-    scratch
-        float32 (at least n + 2, ROW_BLOCK).
     """
     if n == 2 and members.shape[0] == 4:
-        _refresh_2_4(saliency, thresholds, losses, members)
+        _refresh_2_4(state.saliency, state.thresholds, state.losses, members)
     else:
-        _refresh_any(saliency, thresholds, losses, members, n, scratch)
+        _refresh_any(state.saliency, state.thresholds, state.losses, members, n, state.scratch)
 
 
 @compiled
-def refresh_all(saliency, thresholds, losses, order, m, n, scratch):
+def refresh_all(state, order, m, n):
     """Run `refresh_group` on every group of ``order``, a sequence of columns in groups of ``m``.
 
     Parameters
     ----------
-    saliency, thresholds, losses, n, scratch
+    state, n
         As in `refresh_group`.
     order
         int (groups * m,), columns in groups of m.
@@ -125,17 +158,17 @@ def refresh_all(saliency, thresholds, losses, order, m, n, scratch):
         Group size.
     """
     for start in range(0, order.shape[0], m):
-        refresh_group(saliency, thresholds, losses, order[start : start + m], n, scratch)
+        refresh_group(state, order[start : start + m], n)
 
 
 @compiled
-def exchange_delta(saliency, thresholds, losses, i, j):
+def exchange_delta(state, i, j):
     """Change of score when columns i and j of different groups trade places.
 
     Parameters
     ----------
-    saliency, thresholds, losses
-        As in `refresh_group`, up to date for both columns.
+    state
+        A `State`, up to date for both columns.
     i, j
         The columns.
 
@@ -144,10 +177,10 @@ def exchange_delta(saliency, thresholds, losses, i, j):
     float32
         ``gain(i, j) - loss(i) + gain(j, i) - loss(j)``.
     """
-    col_i, col_j = saliency[i], saliency[j]
-    t_i, t_j = thresholds[i], thresholds[j]
+    col_i, col_j = state.saliency[i], state.saliency[j]
+    t_i, t_j = state.thresholds[i], state.thresholds[j]
     zero = np.float32(0)
     total = zero
-    for r in range(saliency.shape[1]):
+    for r in range(col_i.shape[0]):
         total += max(col_j[r] - t_i[r], zero) + max(col_i[r] - t_j[r], zero)
-    return total - losses[i] - losses[j]
+    return total - state.losses[i] - state.losses[j]

@@ -175,9 +175,9 @@ def missing(path: Path) -> None:
         (empty, "header"),
         (text, "header"),
         (bad_header, "header"),
-        (transposed, "the index says"),
-        (fortran, "the index says"),
-        (double, "the index says"),
+        (transposed, r"it holds \(shape, dtype, Fortran order\)"),
+        (fortran, r"it holds \(shape, dtype, Fortran order\)"),
+        (double, r"it holds \(shape, dtype, Fortran order\)"),
         (missing, "cannot be opened"),
     ],
 )

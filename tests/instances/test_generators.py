@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from permsolve.instances import generators
+from permsolve import instances
+
+generators = instances.generators
 
 ALL: tuple[Callable[..., Any], ...] = (
     generators.uniform,
@@ -71,7 +73,11 @@ def test_uniform_is_the_global_stream_of_its_seed(rows: int, cols: int, seed: in
     [
         (generators.uniform, {}, "9d03372d503f294e3555a1ebb3d58fcab1795379bb183816edf570b26e292f3f"),
         (generators.duplicated_columns, {}, "0665734825bccf3522b6242f8ef8c79dc291bbe54f380dac62503ae75c3a0cb1"),
-        (generators.duplicated_columns, {"copies": 4}, "145e4730ef9a4ccc52c21a34ec3bf40d35b3ccd7ab2d887f606d70d0ea610b5f"),
+        (
+            generators.duplicated_columns,
+            {"copies": 4},
+            "145e4730ef9a4ccc52c21a34ec3bf40d35b3ccd7ab2d887f606d70d0ea610b5f",
+        ),
         (generators.planted, {}, "94d38d1df2d261755ddd7f2ca0da81ec054343d61173167634bfd94d99c9feb8"),
         (generators.planted, {"n": 1, "m": 8}, "f5e5aeb73a3ef266ccf0c2d569103221e8ad588f5b72a06748035e5a1959d66c"),
     ],
@@ -86,7 +92,10 @@ def test_checksums_of_streams_without_exp_and_log(
     ("generator", "first_row"),
     [
         (generators.normal, [1.6243453636632417, -0.6117564136500754, -0.5281717522634557, -1.0729686221561705]),
-        (generators.lognormal_columns, [1.3825039056553348, -0.5048730487392147, -0.9310437236540554, -0.619082699444694]),
+        (
+            generators.lognormal_columns,
+            [1.3825039056553348, -0.5048730487392147, -0.9310437236540554, -0.619082699444694],
+        ),
         (generators.heavy_tails, [151.88005569908395, -1.0195759610456032, -0.7429079025843174, -1.2196292373271165]),
     ],
 )
