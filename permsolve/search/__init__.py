@@ -1,0 +1,1 @@
+"""Search procedures that several methods share: Python around the kernels."""
