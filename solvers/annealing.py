@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +11,11 @@ import numpy.typing as npt
 from permsolve.kernels.anneal import Window, anneal_window, make_window, mean_loss
 from permsolve.problem import Problem
 from permsolve.run import Run
+from permsolve.search.windows import NARROWEST, Windows
 from permsolve.solver import Solver, Status, check_number, check_whole
 
 Array = npt.NDArray[Any]
 
-#: A window's saliency and thresholds should stay in a core's second-level cache.
-WINDOW_BYTES = 1 << 20
-NARROWEST, WIDEST = 128, 512
 #: Modelled nanoseconds of an epoch of one window: what passes between two looks at the clock.
 EPOCH = 5e6
 
@@ -62,20 +59,37 @@ class Annealing(Solver):
 
     def __call__(self, problem: Problem, run: Run) -> Status:
         """Anneal until the schedule or a limit ends."""
-        anneal = _Annealer(problem, run)
-        budget = default_proposals(problem)
-        unit = anneal.calibrate()
+        windows = Windows(problem, run)
+        unit = _unit(problem, windows)
+        cost = _cost(problem)
+        budget = max(int(min(problem.cols / 64, 60.0) * 1e9 / cost), 1)
+        epoch = max(int(EPOCH / cost), 1024)
         done, share, step = 0, 0.0, 0.0
         while share < 1.0:
-            hot, cold = self._temperatures(share, step)
-            count = int(min(anneal.epoch, run.iterations_left() / anneal.windows, budget))
-            done += anneal.epoch_of(max(count, 1), unit * hot, unit * cold)
-            if not run.proceed(anneal.proposed):
+            hot, cold = (unit * temperature for temperature in self._temperatures(share, step))
+            count = max(int(min(epoch, run.iterations_left() // windows.count, budget)), 1)
+            proposed = self._epoch(windows, run, hot, cold, count)
+            done += proposed
+            if not run.proceed(proposed):
                 return Status.STOPPED
             limit = run.progress()
             now = done / budget if limit is None else limit
             share, step = now, now - share
         return Status.COMPLETED
+
+    def _epoch(self, windows: Windows, run: Run, hot: float, cold: float, count: int) -> int:
+        """Anneal every window once and offer the best states; return the number of proposals."""
+
+        def work(window: Window, order: Array, seed: np.uint64) -> tuple[Array, int]:
+            best = np.empty_like(order)
+            anneal_window(window, windows.packed, order, best, windows.n, windows.m, hot, cold, count, seed)
+            return best, count
+
+        proposed = 0
+        for chain in windows.epoch(work, lambda order: (order, 0)):
+            run.offer(np.concatenate([best for best, _ in chain]))
+            proposed += sum(made for _, made in chain)
+        return proposed
 
     def _temperatures(self, share: float, step: float) -> tuple[float, float]:
         """Return the temperatures at a share of the schedule, and a step later."""
@@ -88,94 +102,19 @@ class Annealing(Solver):
         return float(self.start * ratio**at), float(self.start * ratio**after)
 
 
-def default_proposals(problem: Problem) -> int:
-    """Return the number of proposals of the schedule without limits.
-
-    Parameters
-    ----------
-    problem
-        The problem.
-
-    Returns
-    -------
-    int
-        Proposals.
-    """
-    return int(min(problem.cols / 64, 60.0) * 1e9 / _cost(problem))
-
-
 def _cost(problem: Problem) -> float:
     """Return the modelled nanoseconds of a proposal; memoised ones are much cheaper."""
     return 6.0 + 0.12 * problem.packed.shape[1]
 
 
-class _Job(NamedTuple):
-    window: Window
-    columns: Array
-    seed: np.uint64
-
-
-class _Annealer:
-    """The chains of one solve and their windows."""
-
-    def __init__(self, problem: Problem, run: Run) -> None:
-        self.packed, self.run = problem.packed, run
-        self.n, self.m = problem.pattern.n, problem.pattern.m
-        rows = self.packed.shape[1]
-        width = min(max(WINDOW_BYTES // (8 * rows), NARROWEST), WIDEST)
-        count = max(1, round(problem.cols / width))
-        count = min(count, max(problem.groups // 2, 1))  # a window needs two groups to exchange between
-        chains = run.n_jobs if count == 1 and run.timed else 1
-        self.splits = np.array_split(np.arange(problem.groups), count)
-        self.orders = [run.best for _ in range(chains)]
-        self.jobs = [
-            make_window(len(split) * self.m, rows, self.n, self.m) for _ in range(chains) for split in self.splits
-        ]
-        self.windows = len(self.jobs)
-        self.epoch = max(int(EPOCH / _cost(problem)), 1024)
-        self.proposed = 0
-
-    def calibrate(self) -> float:
-        """Return the mean loss of a random exchange at a local optimum, found by a quench of one window."""
-        window = self.jobs[0]
-        groups = self.splits[0][: max(2, NARROWEST // self.m)]
-        columns = self.run.rng.permutation(self.orders[0].reshape(-1, self.m))[: len(groups)].ravel()
-        if len(groups) < len(self.splits[0]):
-            window = make_window(columns.shape[0], self.packed.shape[1], self.n, self.m)
-        best = columns.copy()
-        cold = 1e-7  # of the largest entry: only improvements and ties are accepted
-        anneal_window(
-            window, self.packed, columns, best, self.n, self.m, cold, cold, 10 * columns.shape[0] ** 2, self._seed()
-        )
-        unit = mean_loss(window, self.packed, best, self.n, self.m, 1000, self._seed())
-        return max(float(unit), 1e-6)
-
-    def epoch_of(self, proposals: int, start: float, end: float) -> int:
-        """Anneal every window once, offer the best states, and return the proposals made by a chain."""
-        jobs, deals = [], []
-        for order in self.orders:
-            groups = order.reshape(-1, self.m)
-            deal = self.run.rng.permutation(len(groups)) if len(self.splits) > 1 else np.arange(len(groups))
-            deals.append(deal)
-            for split in self.splits:
-                jobs.append(_Job(self.jobs[len(jobs)], groups[deal[split]].ravel(), self._seed()))
-        deadline = time.perf_counter() + self.run.remaining()
-
-        def task(job: _Job) -> tuple[Array, Array, int]:
-            if time.perf_counter() >= deadline:
-                return job.columns, job.columns, 0
-            order, best = job.columns.copy(), job.columns.copy()
-            anneal_window(job.window, self.packed, order, best, self.n, self.m, start, end, proposals, job.seed)
-            return order, best, proposals
-
-        results = self.run.map(task, jobs)
-        self.proposed = sum(count for _, _, count in results)
-        per_chain = len(self.splits)
-        for chain in range(len(self.orders)):
-            mine = results[chain * per_chain : (chain + 1) * per_chain]
-            self.orders[chain] = np.concatenate([order for order, _, _ in mine])
-            self.run.offer(np.concatenate([best for _, best, _ in mine]))
-        return self.proposed // len(self.orders)
-
-    def _seed(self) -> np.uint64:
-        return np.uint64(self.run.rng.integers(2**63))
+def _unit(problem: Problem, windows: Windows) -> float:
+    """Return the mean loss of a random exchange at a local optimum, found by a quench of up to 128 columns."""
+    n, m = windows.n, windows.m
+    groups = windows.run.rng.permutation(problem.groups)[: max(2, NARROWEST // m)]
+    order = windows.orders[0].reshape(-1, m)[groups].ravel()
+    window = make_window(order.shape[0], problem.packed.shape[1], n, m)
+    best = order.copy()
+    cold = 1e-7  # of the largest entry: only improvements and ties are accepted
+    proposals = 10 * order.shape[0] ** 2
+    anneal_window(window, problem.packed, order, best, n, m, cold, cold, proposals, windows.seed())
+    return max(float(mean_loss(window, problem.packed, best, n, m, 1000, windows.seed())), 1e-6)
