@@ -214,4 +214,3 @@ def _generator(seed: object) -> tuple[np.random.Generator, int | None]:
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise InputError(f"seed = {seed!r} must be a whole number >= 0 or a numpy.random.Generator")
     return np.random.default_rng(int(seed)), int(seed)
-

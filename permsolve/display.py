@@ -63,7 +63,12 @@ def _terminal(method: str, stop: Criterion | None) -> Iterator[Callable[[Progres
     from rich.progress import Progress as Bars
 
     known = stop if isinstance(stop, AnyOf) else None if stop is None else AnyOf((stop,))
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[at]}"))
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[at]}"),
+    )
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(method, total=None, at="")
 

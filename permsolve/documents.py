@@ -98,33 +98,33 @@ def dump(result: Result) -> str:
     str
         JSON, ending in a newline.
     """
-    document = PermutationDocument(
-        schema=SCHEMA,
-        version=__version__,
-        pattern=PatternDocument(kind="nm", n=result.pattern.n, m=result.pattern.m),
-        solution=SolutionDocument(perm=result.solution.tolist()),
-        saliency=result.saliency,
-        blocks=None if result.blocks is None else list(result.blocks),
-        matrix=MatrixDocument(shape=list(result.shape), dtype=result.dtype, fingerprint=result.fingerprint),
-        score=result.score,
-        baseline=result.baseline,
-        rows_bound=result.rows_bound,
-        efficacy=result.efficacy,
-        bound=result.bound,
-        bound_kind=result.bound_kind,  # type: ignore[arg-type]
-        gap=result.gap,
-        status=result.status.value,
-        stopped_by=result.stopped_by,
-        method=result.method,
-        options=result.options,
-        seed=result.seed,
-        iterations=result.iterations,
-        setup_time=result.setup_time,
-        runtime=result.runtime,
-        trace=[TraceDocument(time=point.time, score=point.score, bound=point.bound) for point in result.trace],
-    )
+    fields: dict[str, Any] = {
+        "schema": SCHEMA,
+        "version": __version__,
+        "pattern": {"kind": "nm", "n": result.pattern.n, "m": result.pattern.m},
+        "solution": {"perm": result.solution.tolist()},
+        "saliency": result.saliency,
+        "blocks": None if result.blocks is None else list(result.blocks),
+        "matrix": {"shape": list(result.shape), "dtype": result.dtype, "fingerprint": result.fingerprint},
+        "score": result.score,
+        "baseline": result.baseline,
+        "rows_bound": result.rows_bound,
+        "efficacy": result.efficacy,
+        "bound": result.bound,
+        "bound_kind": result.bound_kind,
+        "gap": result.gap,
+        "status": result.status.value,
+        "stopped_by": result.stopped_by,
+        "method": result.method,
+        "options": result.options,
+        "seed": result.seed,
+        "iterations": result.iterations,
+        "setup_time": result.setup_time,
+        "runtime": result.runtime,
+        "trace": [point._asdict() for point in result.trace],
+    }
+    PermutationDocument.model_validate(fields)  # what is written can be read
     # One line per field: readable, and a permutation of thousands of columns does not fill thousands of lines.
-    fields = document.model_dump(mode="json", by_alias=True)
     return "{\n" + ",\n".join(f'"{key}": {json.dumps(value)}' for key, value in fields.items()) + "\n}\n"
 
 

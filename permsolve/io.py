@@ -150,7 +150,9 @@ def _read_npy(file: Path, tensor: str | None) -> Any:
     try:
         return np.load(file, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise FileError(file, f"not a readable .npy array (damaged, truncated or of Python objects): {error}") from error
+        raise FileError(
+            file, f"not a readable .npy array (damaged, truncated or of Python objects): {error}"
+        ) from error
 
 
 def _read_npz(file: Path, tensor: str | None) -> Any:

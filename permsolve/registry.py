@@ -115,7 +115,9 @@ def _loaders() -> dict[str, Callable[[], type[Solver]]]:
 
     for point in entry_points(group=ENTRY_POINTS):
         if point.name in found:
-            raise PermsolveError(f"two sources offer a method named {point.name!r}, one of them {point.value}; rename it")
+            raise PermsolveError(
+                f"two sources offer a method named {point.name!r}, one of them {point.value}; rename it"
+            )
         found[point.name] = lambda point=point: _checked(point.name, _guarded(point.name, point.load))  # type: ignore[misc]
     return found
 

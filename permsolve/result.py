@@ -113,7 +113,7 @@ class Result:
         InputError
             If axis 1 has another length.
         """
-        array = matrix if is_tensor(matrix) else np.asarray(matrix)
+        array: Any = matrix if is_tensor(matrix) else np.asarray(matrix)
         self._check_channels(tuple(array.shape))
         if is_tensor(array):
             import torch
@@ -274,7 +274,7 @@ class Result:
         if saliency is None:
             if self.saliency not in saliencies.NAMES:
                 raise InputError(
-                    f"this result was made with saliency {self.saliency!r}, which a name cannot carry; pass saliency=..."
+                    f"this result was made with saliency {self.saliency!r}, not known by name; pass saliency=..."
                 )
             saliency = self.saliency
         return Problem.of(matrix, self.pattern, saliency=saliency, blocks=blocks)

@@ -85,6 +85,8 @@ class Run:
         self._started = 0.0  # on the core's clock
         self._start_share = 0.0
         self.iterations = 0
+        #: Share of a method's own schedule that it should work through where nothing limits it.
+        self.effort = 1.0
 
     def open(self) -> _Core:
         """Start the clock; called by whoever owns the solve, once, before the solver.
@@ -212,7 +214,12 @@ class Run:
         return self._core.remaining() < float("inf")
 
     def within(
-        self, *, seconds: float = float("inf"), iterations: float = float("inf"), columns: slice | None = None
+        self,
+        *,
+        seconds: float = float("inf"),
+        iterations: float = float("inf"),
+        columns: slice | None = None,
+        effort: float = 1.0,
     ) -> Run:
         """Return a run inside this one: the same incumbent, with limits of its own.
 
@@ -224,6 +231,8 @@ class Run:
             Iteration limit.
         columns
             Share of the columns, a slice in this run's numbering; its problem is the caller's to make.
+        effort
+            Share of its own schedule that a method should work through where nothing limits it.
 
         Returns
         -------
@@ -243,6 +252,7 @@ class Run:
         inner._started = self._core.elapsed()
         inner._start_share = self.progress() or 0.0
         inner.iterations = 0
+        inner.effort = self.effort * effort
         return inner
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from permsolve.kernels.anneal import Window, anneal_window, make_window, mean_loss
 from permsolve.problem import Problem
 from permsolve.run import Run
+from permsolve.search.schedule import default_seconds
 from permsolve.search.windows import NARROWEST, Windows
 from permsolve.solver import Solver, Status, check_number, check_whole
 
@@ -30,8 +31,8 @@ class Annealing(Solver):
     very different matrices at about the same place. Each of the cycles starts hot again and is four times as long as
     the one before.
 
-    Without a limit the schedule has ``seconds / cost`` proposals, with ``seconds = min(cols / 64, 60)`` and a modelled
-    cost of ``6 + 0.12 * rows`` nanoseconds. With several threads and a time limit, a problem of one window is
+    Without a limit the schedule has ``seconds / cost`` proposals, with ``seconds = 0.7 * min(cols / 64, 60)`` and a
+    modelled cost of ``6 + 0.12 * rows`` nanoseconds. With several threads and a time limit, a problem of one window is
     annealed by independent chains.
 
     Parameters
@@ -62,7 +63,7 @@ class Annealing(Solver):
         windows = Windows(problem, run)
         unit = _unit(problem, windows)
         cost = _cost(problem)
-        budget = max(int(min(problem.cols / 64, 60.0) * 1e9 / cost), 1)
+        budget = max(int(run.effort * default_seconds(problem) * 1e9 / cost), 1)
         epoch = max(int(EPOCH / cost), 1024)
         done, share, step = 0, 0.0, 0.0
         while share < 1.0:
@@ -117,4 +118,5 @@ def _unit(problem: Problem, windows: Windows) -> float:
     cold = 1e-7  # of the largest entry: only improvements and ties are accepted
     proposals = 10 * order.shape[0] ** 2
     anneal_window(window, problem.packed, order, best, n, m, cold, cold, proposals, windows.seed())
-    return max(float(mean_loss(window, problem.packed, best, n, m, 1000, windows.seed())), 1e-6)
+    unit = float(mean_loss(window, problem.packed, best, n, m, 1000, windows.seed()))
+    return max(unit, 1e-6)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from permsolve.problem import Problem
 from permsolve.run import Run
+from permsolve.search.schedule import default_seconds
 from permsolve.search.slots import SlotAssignment
 from permsolve.solver import Solver, Status, check_choice, check_number, check_whole
 
@@ -27,8 +28,8 @@ class Assignment(Solver):
     perturbed maximum (perturb-and-MAP) and the search an annealing of very large moves; the last tenth of the schedule,
     and all of it with ``start = 0``, accepts improvements only.
 
-    Without a limit the schedule has ``seconds / cost`` rounds, with ``seconds = min(cols / 64, 60)`` and a modelled cost;
-    without noise it ends sooner, after ``patience`` rounds in a row that change nothing.
+    Without a limit the schedule has ``seconds / cost`` rounds, with ``seconds = 0.7 * min(cols / 64, 60)`` and a
+    modelled cost; without noise it ends sooner, after ``patience`` rounds in a row that change nothing.
 
     Parameters
     ----------
@@ -69,7 +70,7 @@ class Assignment(Solver):
     def __call__(self, problem: Problem, run: Run) -> Status:
         """Work through the schedule."""
         search = SlotAssignment(problem, run.best)
-        budget = self._rounds(problem)
+        budget = max(int(run.effort * self._rounds(problem)), 1)
         unit = search.mean_loss
         done, idle, share = 0, 0, 0.0
         while share < 1.0:
@@ -114,7 +115,7 @@ class Assignment(Solver):
         """Return the number of rounds of the schedule without limits."""
         size = min(self.block, problem.groups)
         cost = problem.groups * (size * problem.packed.shape[1] / 15 + 60.0 * size)  # nanoseconds: gains and assignment
-        return max(int(min(problem.cols / 64, 60.0) * 1e9 / cost), 10)
+        return max(int(default_seconds(problem) * 1e9 / cost), 10)
 
 
 class _Task(NamedTuple):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from permsolve.problem import Problem
 from permsolve.run import Run
 from permsolve.search.exchange import ExchangeDescent

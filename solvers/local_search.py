@@ -14,6 +14,7 @@ from permsolve.problem import Problem
 from permsolve.run import Run
 from permsolve.search.exchange import tolerance
 from permsolve.search.matching import rematch
+from permsolve.search.schedule import default_seconds
 from permsolve.search.windows import Windows
 from permsolve.solver import Solver, Status, check_whole
 
@@ -33,8 +34,8 @@ class LocalSearch(Solver):
     matching (even m only). Wide problems are worked on in windows, as in `annealing`. When the incumbent has not
     improved for ``patience`` epochs, the search starts again from a random permutation.
 
-    Without a limit it makes ``seconds / cost`` kicks, with ``seconds = min(cols / 64, 60)`` and a modelled cost of
-    ``2 * m * width * (rows + 60)`` nanoseconds in windows of ``width`` columns.
+    Without a limit it makes ``seconds / cost`` kicks, with ``seconds = 0.7 * min(cols / 64, 60)`` and a modelled cost
+    of ``2 * m * width * (rows + 60)`` nanoseconds in windows of ``width`` columns.
 
     Parameters
     ----------
@@ -62,7 +63,7 @@ class LocalSearch(Solver):
         windows = Windows(problem, run)
         width = problem.cols * len(windows.orders) / windows.count
         cost = 2.0 * windows.m * width * (problem.packed.shape[1] + 60)
-        budget = max(int(min(problem.cols / 64, 60.0) * 1e9 / cost), 1)
+        budget = max(int(run.effort * default_seconds(problem) * 1e9 / cost), 1)
         epoch = max(int(EPOCH / (cost * windows.count)), 4)
         least = tolerance(problem)
         done = idle = 0

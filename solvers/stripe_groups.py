@@ -92,7 +92,8 @@ def regroupings(k: int, m: int) -> int:
     int
         ``(k m)! / (m! ** k * k!)``.
     """
-    return math.factorial(k * m) // (math.factorial(m) ** k * math.factorial(k))
+    ways: int = math.factorial(k * m) // (math.factorial(m) ** k * math.factorial(k))
+    return ways
 
 
 @cache

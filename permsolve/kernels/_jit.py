@@ -1,20 +1,20 @@
-"""How every search kernel is compiled."""
+"""How every kernel is compiled."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any
 
 import numba
 
-F = TypeVar("F", bound=Callable[..., object])
+Kernel = Callable[..., Any]
 
 #: Sums may be reordered (that is what lets them run in vector registers) and signed zeros ignored. NaN and inf are
-#: refused at the door (`permsolve.problem`), so assuming their absence is safe for the data.
+#: refused at the door (`permsolve.problem`), so assuming the absence of NaN is safe for the data.
 SEARCH_FLAGS = {"reassoc", "nsz", "nnan", "contract"}
 
 
-def compiled(function: F) -> F:
+def compiled(function: Kernel) -> Kernel:
     """Compile a search kernel: no GIL, cached on disk where a folder for it can be written.
 
     Parameters
@@ -24,13 +24,13 @@ def compiled(function: F) -> F:
 
     Returns
     -------
-    F
-        The dispatcher, typed as the function it replaces.
+    Callable
+        The dispatcher.
     """
-    return _jit(function, fastmath=SEARCH_FLAGS)
+    return _jit(function, SEARCH_FLAGS)
 
 
-def exact(function: F) -> F:
+def exact(function: Kernel) -> Kernel:
     """Compile a scoring kernel: as `compiled`, but with IEEE arithmetic in source order.
 
     Parameters
@@ -40,15 +40,14 @@ def exact(function: F) -> F:
 
     Returns
     -------
-    F
-        The dispatcher, typed as the function it replaces.
+    Callable
+        The dispatcher.
     """
-    return _jit(function, fastmath=False)
+    return _jit(function, False)
 
 
-def _jit(function: F, *, fastmath: object) -> F:
-    options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+def _jit(function: Kernel, fastmath: bool | set[str]) -> Kernel:
     try:
-        return cast(F, numba.njit(cache=True, **options)(function))
+        return numba.njit(function, cache=True, nogil=True, error_model="numpy", fastmath=fastmath)
     except RuntimeError:  # Numba found no writable folder for its cache: compile anew in every process.
-        return cast(F, numba.njit(**options)(function))
+        return numba.njit(function, nogil=True, error_model="numpy", fastmath=fastmath)

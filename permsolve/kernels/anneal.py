@@ -85,8 +85,8 @@ def anneal_window(window, packed, order, best, n, m, start, end, proposals, seed
 
     A proposal picks two columns of different groups and reads the exchange's delta off their thresholds. Deltas are
     memoised: each column carries a version that rises when its group changes, and a stored delta holds as long as the
-    sum of the two versions is the one it was computed at. Near the freezing point, where annealing spends its time, most
-    proposals then cost one look-up instead of a pass over the rows.
+    sum of the two versions is the one it was computed at. Near the freezing point, where annealing spends its time,
+    most proposals then cost one look-up instead of a pass over the rows.
 
     Parameters
     ----------

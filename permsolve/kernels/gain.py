@@ -1,9 +1,9 @@
 """The gain matrix: what every column would bring to every slot.
 
 ``gain[i, j] = sum_r max(S[r, j] - t_i[r], 0)`` is a matrix product with (max, -) in place of (*). It is computed as
-``sum_r max(S[r, j], t_i[r]) - sum_r t_i[r]``: two vector operations a term instead of three. Tiles of 2 x 4 sums stay in
-registers; rows go in blocks so that the operands stay in cache, and so that float32 sums stay short. A sum over rows is
-never split between threads: threads split the slots.
+``sum_r max(S[r, j], t_i[r]) - sum_r t_i[r]``: two vector operations a term instead of three. Tiles of 2 x 4 sums stay
+in registers; rows go in blocks so that the operands stay in cache, and so that float32 sums stay short. A sum over rows
+is never split between threads: threads split the slots.
 """
 
 from __future__ import annotations
@@ -91,8 +91,20 @@ def gain_block(state, slots, columns, out):
             base_a = _row_sum(thresholds[slots[x]], start, stop)
             base_b = _row_sum(thresholds[slots[x + 1]], start, stop)
             for y in range(0, quads, 4):
-                _tile(thresholds, saliency, slots[x], slots[x + 1], columns, y, start, stop, base_a, base_b,
-                      out[x], out[x + 1])
+                _tile(
+                    thresholds,
+                    saliency,
+                    slots[x],
+                    slots[x + 1],
+                    columns,
+                    y,
+                    start,
+                    stop,
+                    base_a,
+                    base_b,
+                    out[x],
+                    out[x + 1],
+                )
             for y in range(quads, columns.shape[0]):
                 out[x, y] += _single(thresholds, saliency, slots[x], columns[y], start, stop)
                 out[x + 1, y] += _single(thresholds, saliency, slots[x + 1], columns[y], start, stop)

@@ -64,7 +64,7 @@ def make_state(saliency: npt.NDArray[Any], n: int) -> State:
 
 @compiled
 def _refresh_2_4(saliency, thresholds, losses, members):
-    """The 2:4 case of `refresh_group`: a sorting network of eight comparisons in registers."""
+    """Refresh a 2:4 group: a sorting network of eight comparisons in registers."""
     i, j, k, q = members[0], members[1], members[2], members[3]
     col_a, col_b, col_c, col_d = saliency[i], saliency[j], saliency[k], saliency[q]
     out_a, out_b, out_c, out_d = thresholds[i], thresholds[j], thresholds[k], thresholds[q]
@@ -89,7 +89,7 @@ def _refresh_2_4(saliency, thresholds, losses, members):
 
 @compiled
 def _refresh_any(saliency, thresholds, losses, members, n, scratch):
-    """The general case of `refresh_group`: insertion into a list of the n + 1 largest, vectorised over rows."""
+    """Refresh any group: insertion into a list of the n + 1 largest, vectorised over rows."""
     rows = saliency.shape[1]
     m = members.shape[0]
     zero = np.float32(0)

@@ -15,9 +15,7 @@ MOST_GROUPS = 48
 _UNITS = 1e9
 
 
-def rematch(
-    problem: Problem, order: npt.NDArray[np.int64], rng: np.random.Generator
-) -> npt.NDArray[np.int64]:
+def rematch(problem: Problem, order: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """Split some groups into halves at random and match the halves so that their unions keep the most.
 
     The value of every union is exact, so for the split drawn no pairing of the halves is better than the one found (up

@@ -59,7 +59,8 @@ class SlotAssignment:
         numpy.ndarray
             int64 (k,), slots.
         """
-        return self.state.losses[self.members[groups]].argmin(axis=1)
+        least: Array = self.state.losses[self.members[groups]].argmin(axis=1)
+        return least
 
     def step(self, groups: Array, slots: Array, noise: Array | None = None) -> bool:
         """Free a slot in each group and assign the freed columns to the slots anew.

@@ -83,7 +83,7 @@ class Windows:
         list
             For each chain the list of what ``work`` returned for its windows, in the order of `orders`.
         """
-        jobs = []
+        jobs: list[_Job] = []
         for order in self.orders:
             groups = order.reshape(-1, self.m)
             deal = self.run.rng.permutation(len(groups)) if len(self.splits) > 1 else np.arange(len(groups))

@@ -1,0 +1,50 @@
+# Two commands for users: `make demo` and `make test`. Both need only Python >= 3.11 and can be run again.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find permsolve solvers instances benchmarks tests -name '*.py' 2>/dev/null)
+
+.PHONY: demo test lint typecheck bench clean
+
+# The environment of the demo: the package and pictures. `make test` adds torch and the test tools.
+$(VENV)/.demo: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "permsolve needs Python 3.11 or newer, this is " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[plot]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	touch $@
+
+# Solves a real matrix that ships with the package, compares a few methods and draws two pictures.
+demo: $(VENV)/.demo
+	@mkdir -p out
+	$(BIN)/permsolve solve instances/data/digits_cnn_conv5.npy --json out/permutation.json --plot out/before_after.png
+	$(BIN)/permsolve check out/permutation.json instances/data/digits_cnn_conv5.npy
+	$(BIN)/permsolve compare instances/data/digits_cnn_conv5.npy --time-limit 1 --plot out/anytime.png \
+		--methods identity,ria,channel_swap,stripe_groups,local_search,annealing,auto
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(MAKE) --no-print-directory typecheck
+
+# mypy cannot follow an editable install whose folders have other names than its packages: give it a tree of links.
+typecheck: $(VENV)/.dev
+	@rm -rf .typing && mkdir -p .typing/permsolve
+	@for entry in permsolve/*; do ln -s ../../$$entry .typing/permsolve/; done
+	@ln -s ../../solvers .typing/permsolve/solvers && ln -s ../../instances .typing/permsolve/instances
+	cd .typing && ../$(BIN)/mypy --config-file ../pyproject.toml -p permsolve
+
+# Prints the tables that the README quotes and writes benchmarks/results/*.json; about ten minutes.
+bench: $(VENV)/.demo
+	$(BIN)/python benchmarks/core.py
+
+clean:
+	rm -rf $(VENV) .typing out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find permsolve solvers instances tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,74 @@
+"""The method to take without thinking: a portfolio chosen by size and time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from permsolve.problem import Problem
+from permsolve.run import Run
+from permsolve.search.schedule import default_seconds
+from permsolve.solver import Solver, Status
+from permsolve.solvers.annealing import Annealing
+
+#: Modelled proposals of annealing per pair of columns below which assignments reach further in the same time.
+ENOUGH_PROPOSALS = 1500
+#: Columns up to which annealing alone is best whatever the time.
+NARROW = 128
+#: Columns beyond which assignments get larger blocks and, as fewer rounds fit, less noise.
+WIDE = 1024
+
+
+class _Stage(NamedTuple):
+    share: float
+    solver: Solver
+
+
+@dataclass(frozen=True)
+class Auto(Solver):
+    """Pick and chain methods by the problem's size and the time.
+
+    Annealing alone where it can propose every exchange about 1,500 times or the problem has at most 128 columns;
+    otherwise perturbed assignments for three quarters of the time and an annealing that starts at half the usual
+    temperature for the rest. It uses all the time it is given. Without a limit the stages share a schedule of
+    ``0.7 * min(cols / 64, 60)`` modelled seconds of one core: 0.7 s at 64 columns, at most 42 s.
+    """
+
+    source: ClassVar[str] = "ours: the stages' docstrings name their sources"
+    unit: ClassVar[str] = "one iteration of the stage that is running"
+
+    def __call__(self, problem: Problem, run: Run) -> Status:
+        """Run the stages one after the other."""
+        seconds = min(run.remaining(), 1e9) if run.timed else default_seconds(problem)
+        stages = _stages(problem, seconds * run.n_jobs if run.timed else seconds)
+        left = 1.0
+        status = Status.COMPLETED
+        for stage in stages:
+            share = stage.share / left
+            left -= stage.share
+            inner = run.within(
+                seconds=run.remaining() * share, iterations=run.iterations_left() * share, effort=stage.share
+            )
+            status = stage.solver(problem, inner)
+            if not run.proceed():
+                return Status.STOPPED
+        return Status.COMPLETED if status is Status.STOPPED else status
+
+    def warm_up(self, problem: Problem) -> None:
+        """Compile what the stages use; which of them run depends on the time."""
+        Annealing().warm_up(problem)
+        if problem.cols > NARROW:
+            from permsolve.solvers.assignment import Assignment
+
+            Assignment().warm_up(problem)
+
+
+def _stages(problem: Problem, core_seconds: float) -> list[_Stage]:
+    pairs = problem.cols**2 / 2
+    proposals = core_seconds * 1e9 / (6.0 + 0.12 * problem.packed.shape[1])
+    if problem.cols <= NARROW or proposals >= ENOUGH_PROPOSALS * pairs:
+        return [_Stage(1.0, Annealing())]
+    from permsolve.solvers.assignment import Assignment  # scipy.optimize takes 0.2 s to import: only where needed
+
+    assignment = Assignment(block=256, start=0.005, end=0.001) if problem.cols > WIDE else Assignment()
+    return [_Stage(0.75, assignment), _Stage(0.25, Annealing(start=0.03, reheats=0))]
