@@ -105,7 +105,7 @@ class Annealing(Solver):
 
 def _cost(problem: Problem) -> float:
     """Return the modelled nanoseconds of a proposal; memoised ones are much cheaper."""
-    return 6.0 + 0.12 * problem.packed.shape[1]
+    return 6.0 + 0.12 * float(problem.packed.shape[1])
 
 
 def _unit(problem: Problem, windows: Windows) -> float:
