@@ -162,6 +162,8 @@ def _read_npz(file: Path, tensor: str | None) -> Any:
                 raise FileError(file, "not an .npz archive")
             shapes = {name: archive[name].shape if tensor is None else () for name in archive.files}
             return archive[_choose(file, shapes, tensor)]
+    except FileError:
+        raise
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise FileError(file, f"not a readable .npz archive (damaged or truncated): {error}") from error
 
@@ -198,9 +200,10 @@ def _read_torch(file: Path, tensor: str | None) -> Any:
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds here: pickle, zip, runtime and end-of-file errors
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        # Only the first sentence: what follows may advise to load the file without that protection.
+        first = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0][:200]
         raise FileError(
-            file, f"not a checkpoint that loads with weights_only (damaged, or it holds code): {first[:200]}"
+            file, f"not a checkpoint that loads with weights_only (damaged, or it holds code): {first}"
         ) from error
     tensors = _flatten(loaded)
     name = _choose(file, {name: tuple(value.shape) for name, value in tensors.items()}, tensor)

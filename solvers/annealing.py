@@ -48,8 +48,8 @@ class Annealing(Solver):
     source: ClassVar[str] = "Kirkpatrick, Gelatt and Vecchi, Science 220, 1983; exchanges read off thresholds, memoised"
     unit: ClassVar[str] = "one proposed exchange"
 
-    start: float = 0.065
-    end: float = 0.022
+    start: float = 0.06
+    end: float = 0.024
     reheats: int = 1
 
     def __post_init__(self) -> None:

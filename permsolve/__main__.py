@@ -1,0 +1,5 @@
+"""``python -m permsolve``: the command line."""
+
+from permsolve.cli import main
+
+main()
