@@ -118,5 +118,7 @@ def _unit(problem: Problem, windows: Windows) -> float:
     cold = 1e-7  # of the largest entry: only improvements and ties are accepted
     proposals = 10 * order.shape[0] ** 2
     anneal_window(window, problem.packed, order, best, n, m, cold, cold, proposals, windows.seed())
+    if best.shape[0] == problem.cols:
+        windows.run.offer(best)  # the quench of the whole problem is an early answer
     unit = float(mean_loss(window, problem.packed, best, n, m, 1000, windows.seed()))
     return max(unit, 1e-6)
