@@ -1,0 +1,38 @@
+"""What holds for the whole run: fresh kernels, and tests that need a GPU only where there is one."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from helpers import clear_stale_caches
+from hypothesis import settings
+
+# The same examples in every run: a failure is a change of the code, never of the weather.
+settings.register_profile("permsolve", derandomize=True, database=None, deadline=None)
+settings.load_profile("permsolve")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Throw away kernels compiled from older sources, before any of them is imported."""
+    spec = importlib.util.find_spec("permsolve.kernels")
+    for folder in () if spec is None else spec.submodule_search_locations or ():
+        clear_stale_caches(Path(folder))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked ``gpu`` where torch sees no CUDA device."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    try:
+        import torch
+    except ModuleNotFoundError:
+        reason = "needs torch, which is not installed"
+    else:
+        if torch.cuda.is_available():
+            return
+        reason = "needs a CUDA device, torch sees none"
+    for item in marked:
+        item.add_marker(pytest.mark.skip(reason=reason))

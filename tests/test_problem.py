@@ -1,0 +1,261 @@
+"""The problem: what makes one, and what its parts and figures are."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import PATTERNS, slow_score, uniform
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from permsolve import NM, Problem
+from permsolve.errors import InputError
+
+MATRIX = uniform(5, 24) - 0.5
+
+
+def test_one_matrix() -> None:
+    problem = Problem.of(MATRIX, "2:4")
+    assert (problem.rows, problem.cols, problem.groups) == (5, 24, 6)
+    assert problem.pattern == NM(2, 4)
+    assert problem.shape == (5, 24)
+    assert problem.dtype == "float64"
+    assert problem.saliency_name == "magnitude"
+    assert problem.blocks is None
+    assert problem.fingerprint == hashlib.sha256(MATRIX.tobytes()).hexdigest()
+    np.testing.assert_array_equal(problem.saliency, np.abs(MATRIX))
+    np.testing.assert_array_equal(problem.columns, np.abs(MATRIX).T)
+    assert problem.columns.flags.c_contiguous
+
+
+@pytest.mark.parametrize("nm", PATTERNS)
+def test_figures_by_definition(nm: str) -> None:
+    pattern = NM.parse(nm)
+    matrix = uniform(5, 48)
+    problem = Problem.of(matrix, nm)
+    perm = np.random.RandomState(1).permutation(48)
+    assert problem.score(perm) == pytest.approx(slow_score(matrix, perm, pattern.n, pattern.m), rel=1e-13)
+    assert problem.baseline == pytest.approx(slow_score(matrix, range(48), pattern.n, pattern.m), rel=1e-13)
+    assert problem.rows_bound == pytest.approx(np.sort(matrix)[:, 48 - 48 // pattern.m * pattern.n :].sum(), rel=1e-13)
+
+
+@pytest.mark.parametrize("cols", [1, 2, 3, 5, 4098])
+def test_columns_must_divide_into_groups(cols: int) -> None:
+    with pytest.raises(InputError, match=f"{cols} columns"):
+        Problem.of(np.ones((2, cols)))
+
+
+@pytest.mark.parametrize("shape", [(6, 8, 3), (6, 8, 3, 3), (2, 8, 3, 1, 2)])
+def test_convolution_weights_are_the_matrix_of_all_kernel_positions(shape: tuple[int, ...]) -> None:
+    weights = np.random.RandomState(1).standard_normal(shape)
+    matrix = np.moveaxis(weights, 1, -1).reshape(-1, shape[1])
+    problem, flat = Problem.of(weights), Problem.of(matrix)
+    np.testing.assert_array_equal(problem.columns, flat.columns)
+    assert problem.shape == shape
+    assert (problem.baseline, problem.rows_bound) == (flat.baseline, flat.rows_bound)
+
+
+# Blocks
+
+
+@pytest.mark.parametrize(
+    ("blocks", "named"),
+    [
+        ((), "()"),
+        ((12, 8), "20"),
+        ((12, 12, 4), "28"),
+        ((24, 0), "0"),
+        ((28, -4), "-4"),
+        ((10, 14), "10"),
+        ((12.0, 12.0), "12.0"),
+        ((12, 12.5), "12.5"),
+        ((True, 23), "True"),
+        (("12", "12"), "'12'"),
+        ("1212", "'1'"),
+        (24, "24"),
+        (12.5, "12.5"),
+        ([[12, 12]], "[12, 12]"),
+        ((None, 24), "None"),
+    ],
+    ids=str,
+)
+def test_blocks_that_do_not_fit_are_named(blocks: Any, named: str) -> None:
+    with pytest.raises(InputError, match=re.escape(named)):
+        Problem.of(MATRIX, blocks=blocks)
+
+
+@pytest.mark.parametrize("blocks", [(24,), (12, 12), [8, 4, 12], np.array([16, 8])])
+def test_parts_are_the_blocks_problems(blocks: Any) -> None:
+    problem = Problem.of(MATRIX, blocks=blocks)
+    assert problem.blocks == tuple(int(size) for size in blocks)
+    start = 0
+    for (span, part), size in zip(problem.parts(), problem.blocks, strict=True):
+        assert (span.start, span.stop) == (start, start + size)
+        alone = Problem.of(MATRIX[:, span])
+        np.testing.assert_array_equal(part.columns, alone.columns)
+        assert part.blocks is None
+        assert part.shape == (5, size)
+        assert part.rows_bound == alone.rows_bound
+        np.testing.assert_array_equal(part.packed, alone.packed)
+        start += size
+    assert sum(part.baseline for _, part in problem.parts()) == pytest.approx(problem.baseline)
+
+
+def test_without_blocks_the_part_is_the_problem() -> None:
+    problem = Problem.of(MATRIX)
+    ((span, part),) = problem.parts()
+    assert part is problem
+    assert span == slice(0, 24)
+
+
+def test_a_permutation_must_respect_the_blocks() -> None:
+    problem = Problem.of(MATRIX, blocks=(12, 12))
+    inside = np.concatenate([np.arange(12)[::-1], np.arange(12, 24)[::-1]])
+    assert problem.check_perm(inside).tolist() == inside.tolist()
+    crossing = inside.copy()
+    crossing[[3, 15]] = crossing[[15, 3]]
+    with pytest.raises(InputError, match=f"column {crossing[3]} "):
+        problem.check_perm(crossing)
+    assert Problem.of(MATRIX).check_perm(crossing).tolist() == crossing.tolist()
+
+
+@pytest.mark.parametrize("perm", [np.arange(23), np.zeros(24, dtype=int), np.arange(24) + 1, np.arange(24) / 1])
+def test_what_is_no_permutation_has_no_score(perm: np.ndarray) -> None:
+    with pytest.raises(InputError):
+        Problem.of(MATRIX).score(perm)
+
+
+# Several matrices
+
+
+def test_a_stack_is_the_concatenation_of_rows() -> None:
+    pieces = [uniform(3, 24), uniform(5, 24, seed=2) - 1, uniform(2, 24, seed=3)]
+    stack, whole = Problem.stack(pieces, (1, 4), blocks=(8, 16)), Problem.of(np.concatenate(pieces), (1, 4))
+    np.testing.assert_array_equal(stack.columns, whole.columns)
+    assert stack.shape == whole.shape == (10, 24)
+    assert stack.blocks == (8, 16)
+    assert (stack.baseline, stack.rows_bound) == (whole.baseline, whole.rows_bound)
+
+
+def test_a_stack_of_linear_and_convolution_weights() -> None:
+    linear, conv = uniform(3, 8).astype(np.float32), np.random.RandomState(1).standard_normal((2, 8, 3, 3))
+    stack = Problem.stack([linear, conv])
+    flat = np.concatenate([linear.astype(np.float64), np.moveaxis(conv, 1, -1).reshape(-1, 8)])
+    np.testing.assert_array_equal(stack.columns, np.abs(flat).T)
+    assert stack.shape == (21, 8)
+    assert stack.dtype == "float32+float64"
+    digests = [hashlib.sha256(x.tobytes()).digest() for x in (linear, conv)]
+    assert stack.fingerprint == hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def test_a_stack_with_one_saliency_each() -> None:
+    stack = Problem.stack([MATRIX, MATRIX], saliency=["magnitude", "energy"])
+    np.testing.assert_allclose(stack.saliency[5:], MATRIX**2, rtol=1e-15)
+    assert stack.saliency_name == "magnitude+energy"
+
+
+@pytest.mark.parametrize(
+    ("matrices", "saliency", "named"),
+    [
+        ([], "magnitude", "non-empty"),
+        (MATRIX, "magnitude", "Problem.of"),
+        (5, "magnitude", "non-empty"),
+        ([MATRIX, MATRIX[:, :20]], "magnitude", "[20, 24]"),
+        ([MATRIX, MATRIX], ["energy"], "1 saliencies for 2"),
+        ([MATRIX, MATRIX * np.nan], "magnitude", "NaN"),
+        ([MATRIX, "x"], "magnitude", "str"),
+    ],
+)
+def test_matrices_that_cannot_be_stacked(matrices: Any, saliency: Any, named: str) -> None:
+    with pytest.raises(InputError, match=re.escape(named)):
+        Problem.stack(matrices, saliency=saliency)
+
+
+# Packed saliency
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 33])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_packed_is_scaled_and_padded_with_zeros(rows: int, dtype: type) -> None:
+    matrix = (uniform(rows, 8) * 7).astype(dtype)
+    packed = Problem.of(matrix).packed
+    assert packed.dtype == np.float32
+    assert packed.shape == (8, -(-rows // 16) * 16)
+    assert packed.flags.c_contiguous
+    assert packed.max() == 1
+    assert not packed[:, rows:].any()
+    np.testing.assert_allclose(packed[:, :rows] * matrix.max(), matrix.T, rtol=1e-6)
+
+
+@pytest.mark.parametrize("unit", [1e300, 1e-300, 5e-324])
+def test_packed_of_extreme_values(unit: float) -> None:
+    matrix = np.array([[1, 2, 3, 4], [8, 0, 4, 2]]) * unit
+    problem = Problem.of(matrix)
+    np.testing.assert_allclose(problem.packed[:, :2].T, np.array([[1, 2, 3, 4], [8, 0, 4, 2]]) / 8, rtol=1e-6)
+    assert problem.baseline == 19 * unit
+    assert problem.rows_bound == 19 * unit
+
+
+def test_packed_of_float32_subnormals() -> None:
+    tiny = np.float32(1e-45)
+    problem = Problem.of(np.array([[1, 2, 3, 4]], dtype=np.float32) * tiny)
+    np.testing.assert_allclose(problem.packed[:, 0], [0.25, 0.5, 0.75, 1])
+    assert problem.baseline == 7 * float(tiny)
+
+
+def test_packed_of_zeros_is_zero() -> None:
+    problem = Problem.of(np.zeros((3, 8)))
+    assert not problem.packed.any()
+    assert (problem.baseline, problem.rows_bound, problem.scale) == (0, 0, 1)
+
+
+def test_a_sum_that_overflows_is_refused() -> None:
+    with pytest.raises(InputError, match="overflows"):
+        Problem.of(np.full((2, 4), 1e308))
+
+
+def test_the_problem_does_not_change_with_the_arrays_it_was_made_of() -> None:
+    for order in "CF":
+        weights, saliency = np.ones((4, 8), order=order), np.ones((4, 8), order=order)  # type: ignore[call-overload]
+        problem = Problem.of(weights, saliency=saliency)
+        weights[:], saliency[:] = 0, 0
+        assert problem.columns.all()
+
+
+@settings(max_examples=40)
+@given(st.lists(st.integers(-1, 5), max_size=5))
+def test_blocks_fit_exactly_or_are_refused(sizes: list[int]) -> None:
+    blocks = [4 * size for size in sizes]
+    fits = bool(blocks) and min(blocks) > 0 and sum(blocks) == 24
+    try:
+        problem = Problem.of(MATRIX, blocks=blocks)
+    except InputError:
+        assert not fits
+    else:
+        assert fits
+        assert len(problem.parts()) == len(blocks)
+
+
+@settings(max_examples=60)
+@given(st.data(), st.integers(1, 4), st.integers(1, 24), st.integers(0, 6), st.integers(0, 8))
+def test_a_matrix_makes_a_problem_exactly_if_its_columns_divide(
+    data: st.DataObject, rows: int, cols: int, n: int, m: int
+) -> None:
+    matrix = data.draw(hnp.arrays(np.float64, (rows, cols), elements=st.floats(-1e6, 1e6)))
+    before = matrix.tobytes()
+    try:
+        problem = Problem.of(matrix, (n, m))
+    except InputError:
+        assert not 1 <= n < m or cols % m
+    else:
+        assert cols % m == 0
+        assert problem.baseline == pytest.approx(slow_score(np.abs(matrix), range(cols), n, m), rel=1e-12, abs=1e-300)
+        assert problem.rows_bound >= problem.baseline * (1 - 1e-12)
+        assert np.isfinite(problem.packed).all()
+        assert 0 <= problem.packed.min() <= problem.packed.max() <= 1
+    assert matrix.tobytes() == before
