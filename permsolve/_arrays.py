@@ -13,6 +13,8 @@ from permsolve.errors import InputError
 
 Array = npt.NDArray[Any]
 
+_TENSOR_TYPES = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
+
 
 class Weights(NamedTuple):
     """Validated weights."""
@@ -44,7 +46,7 @@ def as_weights(matrix: object) -> Weights:
     InputError
         If the matrix is not numeric, has another number of axes, is empty, or holds NaN or inf.
     """
-    raw, values, dtype = _values(matrix)
+    raw, values, dtype = to_array(matrix)
     if values.ndim not in (2, 3, 4, 5):
         raise InputError(
             f"a weight matrix has 2 axes (rows, input channels), a convolution's 3 to 5 (K, C, R[, S[, T]]); "
@@ -116,8 +118,24 @@ def is_tensor(value: object) -> bool:
     return any(base.__module__ == "torch" and base.__name__ == "Tensor" for base in type(value).__mro__)
 
 
-def _values(matrix: object) -> tuple[Array, Array, str]:
-    """Return the raw array (for the fingerprint), its values as float32 or float64, and the dtype's name."""
+def to_array(matrix: object) -> tuple[Array, Array, str]:
+    """Return an array or tensor of real numbers of any shape as NumPy arrays.
+
+    Parameters
+    ----------
+    matrix
+        NumPy array, torch tensor, or anything `numpy.asarray` takes.
+
+    Returns
+    -------
+    tuple
+        The raw array (for fingerprints), its values as float32 or float64, and the name of its dtype.
+
+    Raises
+    ------
+    InputError
+        If it holds no real numbers.
+    """
     if is_tensor(matrix):
         return _tensor_values(cast(Any, matrix))
     try:
@@ -137,16 +155,18 @@ def _values(matrix: object) -> tuple[Array, Array, str]:
 
 def _tensor_values(tensor: Any) -> tuple[Array, Array, str]:
     name = str(tensor.dtype).removeprefix("torch.")
-    if tensor.is_meta or tensor.is_sparse or tensor.is_quantized or tensor.is_complex():
-        raise InputError(f"need a dense tensor of real numbers with data, got {_describe(tensor)} of dtype {name}")
+    dense = str(tensor.layout) == "torch.strided" and not tensor.is_meta
+    if not dense or name not in _TENSOR_TYPES:
+        raise InputError(
+            f"need a dense tensor with data, of one of the types {', '.join(_TENSOR_TYPES)}; "
+            f"got {_describe(tensor)} of dtype {name}, layout {tensor.layout}, device {tensor.device}"
+        )
     tensor = tensor.detach().cpu().contiguous()
     if name == "bfloat16":
         import torch
 
         return tensor.view(torch.int16).numpy(), tensor.float().numpy(), name
     raw = tensor.numpy()
-    if raw.dtype.kind not in "fiub":
-        raise InputError(f"need a dense tensor of real numbers, got dtype {name}")
     return raw, raw.astype(_float_type(raw.dtype), copy=False), name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from permsolve.display import reporter
-from permsolve.errors import InputError, UnsupportedProblemError
+from permsolve.errors import InputError, SolverError, UnsupportedProblemError
 from permsolve.problem import Problem
 from permsolve.registry import make_solver
 from permsolve.result import Result
@@ -88,6 +89,7 @@ def solve(
     called = time.perf_counter()
     name, solver = make_solver(method, options)
     limit = _stop(stop, time_limit)
+    observers = _callbacks(callbacks)
     threads = _threads(n_jobs)
     rng, known_seed = _generator(seed)
     if isinstance(matrix, Problem):
@@ -106,12 +108,12 @@ def solve(
         _warm_up(solver, part)
 
     with reporter(display, name, limit) as report:
-        run = Run(
-            problem, stop=limit, rng=rng, n_jobs=threads, initial=start, callbacks=tuple(callbacks), report=report
-        )
+        run = Run(problem, stop=limit, rng=rng, n_jobs=threads, initial=start, callbacks=observers, report=report)
         core = run.open()
         setup_time = time.perf_counter() - called
         try:
+            if start is not None:
+                run.offer(start)
             status = _search(solver, parts, run)
         except KeyboardInterrupt:
             core.stopped_by, status = "interrupt", Status.STOPPED
@@ -161,7 +163,8 @@ def _search(solver: Solver, parts: list[tuple[slice, Problem]], run: Run) -> Sta
         share = weights[k] / sum(weights[k:])
         seconds = run.remaining() * share
         iterations = run.iterations_left() * share
-        inner = run.within(seconds=seconds, iterations=np.ceil(iterations), columns=span)
+        whole = iterations if math.isinf(iterations) else math.ceil(iterations)
+        inner = run.within(seconds=seconds, iterations=whole, columns=span)
         statuses.append(_search_part(solver, part, inner))
     worst = (Status.STOPPED, Status.COMPLETED, Status.LOCAL_OPTIMUM, Status.OPTIMAL)
     return next(status for status in worst if status in statuses)
@@ -171,7 +174,10 @@ def _search_part(solver: Solver, problem: Problem, run: Run) -> Status:
     if problem.groups == 1:  # one group has one value, whatever its order
         run.offer_bound(problem.baseline, "exact")
         return Status.OPTIMAL
-    return solver(problem, run)
+    status = solver(problem, run)
+    if not isinstance(status, Status):
+        raise SolverError(f"the method must return a Status, it returned {status!r}")
+    return status
 
 
 _warmed: set[tuple[object, ...]] = set()
@@ -182,7 +188,7 @@ def _warm_up(solver: Solver, problem: Problem) -> None:
 
     A solver may know better and define ``warm_up(problem)``; by default it solves a problem of three groups once.
     """
-    key = (type(solver), problem.pattern, problem.columns.dtype, min(problem.groups, 4))
+    key = (type(solver), problem.pattern, problem.columns.dtype, problem.cols)
     if key in _warmed or problem.groups == 1:
         return
     solver.warm_up(problem)
@@ -196,6 +202,13 @@ def _stop(stop: Criterion | None, time_limit: float | None) -> Criterion | None:
         return stop
     limit = MaxRuntime(time_limit)
     return limit if stop is None else stop | limit
+
+
+def _callbacks(callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
+    listed = tuple(callbacks) if isinstance(callbacks, (list, tuple)) else ()
+    if not isinstance(callbacks, (list, tuple)) or not all(callable(callback) for callback in listed):
+        raise InputError(f"callbacks = {callbacks!r} must be a list of functions that take a Progress")
+    return listed
 
 
 def _threads(n_jobs: int | None) -> int:

@@ -78,10 +78,10 @@ class PermutationDocument(_Strict):
     stopped_by: str | None
     method: str
     options: dict[str, _Option]
-    seed: int | None
-    iterations: int
-    setup_time: float
-    runtime: float
+    seed: Annotated[int, Field(ge=0)] | None
+    iterations: Annotated[int, Field(ge=0)]
+    setup_time: Annotated[float, Field(ge=0)]
+    runtime: Annotated[float, Field(ge=0)]
     trace: list[TraceDocument]
 
 
@@ -97,6 +97,11 @@ def dump(result: Result) -> str:
     -------
     str
         JSON, ending in a newline.
+
+    Raises
+    ------
+    DocumentError
+        If the result holds something the schema has no place for, such as an option that is no plain value.
     """
     fields: dict[str, Any] = {
         "schema": SCHEMA,
@@ -123,7 +128,10 @@ def dump(result: Result) -> str:
         "runtime": result.runtime,
         "trace": [point._asdict() for point in result.trace],
     }
-    PermutationDocument.model_validate(fields)  # what is written can be read
+    try:
+        PermutationDocument.model_validate(fields)  # what is written can be read
+    except ValidationError as error:
+        raise DocumentError(f"the result cannot be written: {_explain(error)}") from error
     # One line per field: readable, and a permutation of thousands of columns does not fill thousands of lines.
     return "{\n" + ",\n".join(f'"{key}": {json.dumps(value)}' for key, value in fields.items()) + "\n}\n"
 

@@ -14,6 +14,8 @@ import numpy as np
 from permsolve.errors import DocumentError, FileError, MissingDependencyError
 from permsolve.result import Result
 
+#: Types of a safetensors file that NumPy has too.
+_NUMPY_KINDS = ("F16", "F32", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL")
 #: Suffixes `read_matrix` knows.
 SUFFIXES = (".npy", ".npz", ".safetensors", ".pt", ".pth", ".bin")
 
@@ -148,8 +150,9 @@ def _read_npy(file: Path, tensor: str | None) -> Any:
     if tensor is not None:
         raise FileError(file, f"an .npy file holds one array without a name; leave out the name {tensor!r}")
     try:
-        return np.load(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        with file.open("rb") as stream:
+            return np.lib.format.read_array(stream, allow_pickle=False)
+    except (ValueError, EOFError, SyntaxError, MemoryError) as error:
         raise FileError(
             file, f"not a readable .npy array (damaged, truncated or of Python objects): {error}"
         ) from error
@@ -157,15 +160,17 @@ def _read_npy(file: Path, tensor: str | None) -> Any:
 
 def _read_npz(file: Path, tensor: str | None) -> Any:
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise FileError(file, "not an .npz archive")
-            shapes = {name: archive[name].shape if tensor is None else () for name in archive.files}
-            return archive[_choose(file, shapes, tensor)]
-    except FileError:
-        raise
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(file) as archive:
+            members = {name.removesuffix(".npy"): name for name in archive.namelist() if name.endswith(".npy")}
+            arrays = {}
+            for name, member in members.items():
+                if tensor is None or name == tensor:
+                    with archive.open(member) as stream:
+                        arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
+    except Exception as error:  # zip, zlib, NumPy and the header's parser each have errors of their own
         raise FileError(file, f"not a readable .npz archive (damaged or truncated): {error}") from error
+    shapes = {name: arrays[name].shape if name in arrays else () for name in members}
+    return arrays[_choose(file, shapes, tensor)]
 
 
 def _read_safetensors(file: Path, tensor: str | None) -> Any:
@@ -176,15 +181,19 @@ def _read_safetensors(file: Path, tensor: str | None) -> Any:
             shapes = {name: tuple(archive.get_slice(name).get_shape()) for name in archive.keys()}  # noqa: SIM118 (no mapping)
             name = _choose(file, shapes, tensor)
             kind = archive.get_slice(name).get_dtype()
-            if kind != "BF16":
+            if kind in _NUMPY_KINDS:
                 return archive.get_tensor(name)
+            if kind != "BF16":
+                raise FileError(
+                    file, f"tensor {name!r} is of type {kind}; readable are {', '.join(_NUMPY_KINDS)}, BF16"
+                )
     except SafetensorError as error:
         raise FileError(file, f"not a readable .safetensors file (damaged or truncated): {error}") from error
     try:
         import torch  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            f"{file}: tensor {name!r} is bfloat16, which needs torch: pip install 'permsolve[torch]'"
+            f"{file}: tensor {name!r} is of type {kind}, which needs torch: pip install 'permsolve[torch]'"
         ) from error
     with safe_open(file, framework="pt") as archive:
         return archive.get_tensor(name)

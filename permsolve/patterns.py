@@ -122,7 +122,10 @@ class NM:
         InputError
             If it is not a permutation of ``0 .. cols - 1``.
         """
-        perm = np.asarray(solution)
+        try:
+            perm = np.asarray(solution)
+        except ValueError as error:
+            raise InputError(f"not a permutation of {cols} columns: {error}") from error
         if perm.shape != (cols,) or perm.dtype.kind not in "iu":
             raise InputError(
                 f"a permutation of {cols} columns is an integer array of shape ({cols},), "

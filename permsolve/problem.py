@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from permsolve import saliency as saliencies
-from permsolve._arrays import Weights, as_weights, channels_last
+from permsolve._arrays import Weights, as_weights, channels_last, to_array
 from permsolve.errors import InputError
 from permsolve.patterns import NM, Permutation
 
@@ -178,7 +178,7 @@ class Problem:
         with np.errstate(over="ignore"):
             if not np.isfinite(saliency.sum(dtype=np.float64)):
                 raise InputError("the saliency's sum overflows float64; divide the matrix by its largest entry first")
-        columns = np.ascontiguousarray(saliency.T)
+        columns = np.array(saliency.T, order="C")  # a copy always: the caller's array may change later
         return cls(columns, pattern, checked, shape, dtype, fingerprint, saliency_name)
 
     @property
@@ -302,20 +302,25 @@ class Problem:
         return replace(self, columns=columns, blocks=None, shape=(self.rows, columns.shape[0]))
 
 
-def _saliency_of(weights: Weights, rule: saliencies.Saliency | Array) -> Array:
+def _saliency_of(weights: Weights, rule: object) -> Array:
     values = weights.values
-    if isinstance(rule, np.ndarray):
-        result, origin = as_weights(rule).values, "the saliency array"
-    else:
-        with np.errstate(over="ignore", invalid="ignore"):
-            result = np.asarray(rule(values))
+    if isinstance(rule, saliencies.Saliency):
         origin = f"saliency {rule.name!r}"
+        with np.errstate(over="ignore", invalid="ignore"):
+            given: object = rule(values)
+    else:
+        origin, given = "the saliency array", rule
+    try:
+        result = to_array(given)[1]
+    except InputError as error:
+        raise InputError(f"{origin}: {error}") from error
     if result.shape != values.shape:
         raise InputError(f"{origin} has shape {result.shape}, the matrix {values.shape}; they must be equal")
-    if result.dtype not in (np.float32, np.float64):
-        result = result.astype(np.float64)
     if not np.isfinite(result).all():
-        raise InputError(f"{origin} is not finite everywhere; divide the matrix by its largest entry first")
+        raise InputError(
+            f"{origin} is not finite everywhere: it holds NaN or infinite entries; "
+            f"where weights are very large, divide the matrix by its largest entry first"
+        )
     if (result < 0).any():
         raise InputError(f"{origin} has negative entries; a saliency is >= 0, for example abs(weights)")
     return result

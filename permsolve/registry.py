@@ -94,8 +94,10 @@ def make_solver(method: str | Solver, options: Mapping[str, Any] | None = None) 
     if isinstance(method, type) and issubclass(method, Solver):
         raise OptionError(f"method {method.__name__} is a class; pass its name or an instance, {method.__name__}()")
     solver = get_solver(method)
+    if options is not None and not isinstance(options, Mapping):
+        raise OptionError(f"options = {options!r} must be a dictionary, for example {{'samples': 100}}")
     options = dict(options or {})
-    unknown = sorted(set(options) - set(solver.option_names()))
+    unknown = [name for name in options if name not in solver.option_names()]
     if unknown:
         valid = ", ".join(solver.option_names()) or "none"
         raise OptionError(f"method {method!r} has no option {unknown[0]!r}; its options: {valid}")

@@ -168,11 +168,20 @@ class Result:
             If the matrix cannot be used, or the solve's saliency is not known by name.
         """
         problem = matrix if isinstance(matrix, Problem) else None
+        shape = _shape(matrix) if problem is None else problem.shape
+        if shape != self.shape:
+            return (f"the matrix has shape {shape}, the result was made for {self.shape}",)
+        if self.solution.shape[0] != shape[1]:
+            return (f"solution: it is of {self.solution.shape[0]} columns, the matrix has {shape[1]}",)
         if problem is None:
-            if _shape(matrix) != self.shape:
-                return (f"the matrix has shape {_shape(matrix)}, the result was made for {self.shape}",)
             problem = self._problem(matrix, saliency, blocks=self.blocks)
         faults = []
+        if problem.pattern != self.pattern:
+            faults.append(f"pattern: the problem has {problem.pattern}, the result says {self.pattern}")
+        if problem.blocks != self.blocks:
+            faults.append(f"blocks: the problem has {problem.blocks}, the result says {self.blocks}")
+        if saliency is None and problem.saliency_name != self.saliency:
+            faults.append(f"saliency: the problem has {problem.saliency_name}, the result says {self.saliency}")
         if problem.fingerprint != self.fingerprint:
             faults.append(
                 f"fingerprint: the matrix has {problem.fingerprint[:16]}..., the result was made for "
@@ -194,8 +203,8 @@ class Result:
                 faults.append(f"{name}: recomputed {value!r}, the result says {claimed!r}")
         if self.bound_kind == "rows" and self.bound != self.rows_bound:
             faults.append(f"bound: kind is rows, but {self.bound!r} is not the rows bound {self.rows_bound!r}")
-        if self.bound < problem.score(self.solution) * (1 - 1e-9):
-            faults.append(f"bound: {self.bound!r} lies below the recomputed score")
+        if not self.bound >= problem.score(self.solution) * (1 - 1e-9):
+            faults.append(f"bound: {self.bound!r} is not a bound on the recomputed score")
         if self.status is Status.OPTIMAL and self.gap > 1e-9:
             faults.append(f"status: optimal is claimed with a gap of {self.gap:.3g}")
         return tuple(faults)
@@ -257,6 +266,11 @@ class Result:
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the fields, not what is derived from them."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore the fields; copies of arrays come back writable."""
+        self.__dict__.update(state)
+        self.__post_init__()
 
     def __post_init__(self) -> None:
         """Make the solution read-only: results are shared, and a changed one would lie about its score."""

@@ -78,7 +78,7 @@ class Run:
         self.n_jobs = n_jobs
         #: The permutation to start from, or None where the user gave none.
         self.initial = initial
-        self._core = _Core(problem, stop, initial, tuple(callbacks), report, n_jobs)
+        self._core = _Core(problem, stop, tuple(callbacks), report, n_jobs)
         self._parent: Run | None = None
         self._span = slice(0, problem.cols)
         self._limit = (float("inf"), float("inf"))  # seconds and iterations of this run alone
@@ -117,7 +117,10 @@ class Run:
         SolverError
             If it is no permutation of the columns.
         """
-        order = np.asarray(perm)
+        try:
+            order = np.asarray(perm)
+        except ValueError as error:  # ragged
+            raise SolverError(f"the method offered no permutation: {error}") from error
         width = self._span.stop - self._span.start
         if self._parent is None:
             return self._core.offer(order)
@@ -136,6 +139,11 @@ class Run:
             The bound.
         kind
             What proves it: ``"lp"`` or ``"exact"``.
+
+        Raises
+        ------
+        SolverError
+            If the incumbent scores more.
         """
         if self._core.parts > 1:
             return  # a bound on one block says nothing of the whole
@@ -288,7 +296,6 @@ class _Core:
         self,
         problem: Problem,
         stop: Criterion | None,
-        initial: Permutation | None,
         callbacks: tuple[Callback, ...],
         report: Callable[[Progress], None] | None,
         n_jobs: int,
@@ -314,8 +321,6 @@ class _Core:
         self._pool: ThreadPoolExecutor | None = None
         self._start = time.perf_counter()
         self.trace.append(TracePoint(0.0, self.score, self.bound))
-        if initial is not None:
-            self.offer(initial)
 
     def start_clock(self) -> None:
         self._start = time.perf_counter()
@@ -357,6 +362,8 @@ class _Core:
         return True
 
     def offer_bound(self, value: float, kind: str) -> None:
+        if value < self.score * (1 - OPTIMAL_GAP):
+            raise SolverError(f"the method offered a bound of {value!r}, the incumbent scores {self.score!r}")
         if value < self.bound:
             self.bound, self.bound_kind = float(value), kind
             self.trace.append(TracePoint(self.elapsed(), self.score, self.bound))

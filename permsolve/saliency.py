@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from permsolve._arrays import to_array
 from permsolve.errors import InputError
 
 Array = npt.NDArray[Any]
@@ -70,10 +71,14 @@ class Wanda:
 
     def __post_init__(self) -> None:
         """Validate the norms."""
-        norms = np.asarray(self.input_norms)
-        if norms.ndim != 1 or norms.dtype.kind not in "fiu" or not np.isfinite(norms).all() or (norms < 0).any():
-            raise InputError("Wanda needs the norms of the input channels: a 1-D array, finite and not negative")
-        object.__setattr__(self, "input_norms", norms)
+        needed = "Wanda needs the norms of the input channels: a 1-D array, finite and not negative"
+        try:
+            norms = to_array(self.input_norms)[1]
+        except InputError as error:
+            raise InputError(f"{needed}; {error}") from error
+        if norms.ndim != 1 or not np.isfinite(norms).all() or (norms < 0).any():
+            raise InputError(needed)
+        object.__setattr__(self, "input_norms", norms.copy())
 
     @property
     def name(self) -> str:
@@ -88,7 +93,7 @@ class Wanda:
         return np.abs(weights) * self.input_norms.reshape((1, -1) + (1,) * (weights.ndim - 2))
 
 
-def resolve(spec: object) -> tuple[str, Saliency | Array]:
+def resolve(spec: object) -> tuple[str, object]:
     """Turn what a user writes into a name and a saliency.
 
     Parameters
@@ -99,7 +104,7 @@ def resolve(spec: object) -> tuple[str, Saliency | Array]:
     Returns
     -------
     tuple
-        The name (``"array"`` for an array), and the object or the array.
+        The name, and the object; ``"array"`` and what was given for anything that is no such object.
 
     Raises
     ------
@@ -123,4 +128,4 @@ def resolve(spec: object) -> tuple[str, Saliency | Array]:
         return spec.name, spec
     if spec is None:
         raise InputError(f"saliency is None; give one of {', '.join(NAMES)}, an array or a saliency object")
-    return "array", np.asarray(spec)
+    return "array", spec

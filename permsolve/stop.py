@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from permsolve.errors import InputError
 
 
@@ -78,11 +80,13 @@ def _parts(criterion: Criterion) -> tuple[Criterion, ...]:
     return criterion.criteria if isinstance(criterion, AnyOf) else (criterion,)
 
 
-def _check(name: str, value: object, *, least: float, whole: bool = False) -> None:
-    kinds = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least or math.isinf(value):
+def _check(name: str, value: object, *, least: float, whole: bool = False, above: bool = False) -> None:
+    kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
+    good = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or not isinstance(value, kinds) or value < least or (above and value == least):
         kind = "a whole number" if whole else "a finite number"
-        raise InputError(f"{name} = {value!r} must be {kind} of at least {least:g}")
+        bound = "above" if above else "of at least"
+        raise InputError(f"{name} = {value!r} must be {kind} {bound} {least:g}")
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,11 @@ class AnyOf(Criterion):
     """
 
     criteria: tuple[Criterion, ...]
+
+    def __post_init__(self) -> None:
+        """Flatten nested criteria."""
+        flat = tuple(part for criterion in self.criteria for part in _parts(criterion))
+        object.__setattr__(self, "criteria", flat)
 
     def __call__(self, progress: Progress) -> bool:
         """Return whether any criterion stops."""
@@ -228,7 +237,7 @@ class NoImprovement(Criterion):
         if (self.seconds is None) == (self.iterations is None):
             raise InputError("NoImprovement needs either seconds=... or iterations=...")
         if self.seconds is not None:
-            _check("NoImprovement seconds", self.seconds, least=0)
+            _check("NoImprovement seconds", self.seconds, least=0, above=True)
         else:
             _check("NoImprovement iterations", self.iterations, least=1, whole=True)
 

@@ -32,8 +32,8 @@ class StripeGroups(Solver):
     A sweep finds the best regrouping of every stripe, ranks them once and applies the improving ones best first,
     skipping any that touches a group already changed in the sweep; afterwards only stripes of changed groups are
     evaluated again. When none improves, an escape takes a random stripe's best regrouping and exchanges two of its
-    channels. Beyond 512 columns, stripes of three groups are used on halves (or quarters, ...) of the columns and then
-    stripes of two groups on all of them.
+    channels. Beyond 512 columns, stripes of three groups are used within halves (or quarters, ...) of the groups and
+    then stripes of two groups on all of them.
 
     Parameters
     ----------
@@ -69,9 +69,8 @@ class StripeGroups(Solver):
     def __call__(self, problem: Problem, run: Run) -> Status:
         """Descend, escape, repeat."""
         if self.groups == 3 and problem.cols > WIDEST_TRIPLES:
-            for span in _spans(problem.groups, problem.pattern.m):
-                inner = run.within(columns=span)
-                if _Descent(problem.part(span), inner, 3).descend() is Status.STOPPED:
+            for part in _parts(problem.groups, problem.pattern.m):
+                if _Descent(problem, run, 3, part).descend() is Status.STOPPED:
                     return Status.STOPPED
             return _Descent(problem, run, 2).search(self.escapes)
         return _Descent(problem, run, self.groups).search(self.escapes)
@@ -116,23 +115,25 @@ def _tables(k: int, m: int) -> tuple[Array, Array]:
     return np.array(list(subsets), dtype=np.int64), np.array(partitions, dtype=np.int64)
 
 
-def _spans(groups: int, m: int) -> list[slice]:
-    pieces = [np.arange(groups)]
-    while max(len(piece) for piece in pieces) * m > WIDEST_TRIPLES:
-        pieces = [half for piece in pieces for half in np.array_split(piece, 2)]
-    return [slice(int(piece[0]) * m, (int(piece[-1]) + 1) * m) for piece in pieces]
+def _parts(groups: int, m: int) -> list[Array]:
+    """Halve the groups until each part has at most `WIDEST_TRIPLES` columns."""
+    parts = [np.arange(groups)]
+    while max(len(part) for part in parts) * m > WIDEST_TRIPLES:
+        parts = [half for part in parts for half in np.array_split(part, 2)]
+    return parts
 
 
 class _Descent:
-    """Sweeps over all stripes of k groups."""
+    """Sweeps over all stripes of k groups out of some or all groups of the incumbent."""
 
-    def __init__(self, problem: Problem, run: Run, k: int) -> None:
+    def __init__(self, problem: Problem, run: Run, k: int, among: Array | None = None) -> None:
         self.problem, self.run = problem, run
         self.n, self.m = problem.pattern.n, problem.pattern.m
         self.subsets, self.partitions = _tables(k, self.m)
         self.tolerance = tolerance(problem)
         self.order = run.best
-        self.stripes = np.array(list(itertools.combinations(range(problem.groups), k)), dtype=np.int64)
+        groups = range(problem.groups) if among is None else among.tolist()
+        self.stripes = np.array(list(itertools.combinations(groups, k)), dtype=np.int64)
         self.gains = np.zeros(len(self.stripes))
         self.choices = np.zeros(len(self.stripes), dtype=np.int64)
         self.stale = np.ones(problem.groups, dtype=np.bool_)

@@ -46,7 +46,9 @@ def rematch(problem: Problem, order: npt.NDArray[np.int64], rng: np.random.Gener
     values = np.zeros((count, count))
     scratch = np.empty((n + 1, ROW_BLOCK), dtype=np.float32)
     union_values(problem.packed, halves, n, scratch, values)
-    whole = np.rint(values * (_UNITS / max(values.max(), 1e-300))).astype(np.int64)
+    if values.max() == 0.0:
+        return order
+    whole = np.rint(values * (_UNITS / values.max())).astype(np.int64)
     rows, cols = np.triu_indices(count, 1)
     graph = rustworkx.PyGraph(multigraph=False)
     graph.add_nodes_from(range(count))
