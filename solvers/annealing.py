@@ -12,7 +12,7 @@ from permsolve.kernels.anneal import Window, anneal_window, make_window, mean_lo
 from permsolve.problem import Problem
 from permsolve.run import Run
 from permsolve.search.schedule import default_seconds
-from permsolve.search.windows import NARROWEST, Windows
+from permsolve.search.windows import NARROWEST, WIDEST, Windows
 from permsolve.solver import Solver, Status, check_number, check_whole
 
 Array = npt.NDArray[Any]
@@ -32,8 +32,8 @@ class Annealing(Solver):
     the one before.
 
     Without a limit the schedule has ``seconds / cost`` proposals, with ``seconds = 0.7 * min(cols / 64, 60)`` and a
-    modelled cost of ``6 + 0.12 * rows`` nanoseconds. With several threads and a time limit, a problem of one window is
-    annealed by independent chains.
+    modelled cost of ``14 + 0.06 * rows + 0.025 * min(cols, 512)`` nanoseconds. With several threads and a time limit, a
+    problem of one window is annealed by independent chains.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class Annealing(Solver):
         """Anneal until the schedule or a limit ends."""
         windows = Windows(problem, run)
         unit = _unit(problem, windows)
-        cost = _cost(problem)
+        cost = proposal_cost(problem)
         budget = max(int(run.effort * default_seconds(problem) * 1e9 / cost), 1)
         epoch = max(int(EPOCH / cost), 1024)
         done, share, step = 0, 0.0, 0.0
@@ -103,9 +103,20 @@ class Annealing(Solver):
         return float(self.start * ratio**at), float(self.start * ratio**after)
 
 
-def _cost(problem: Problem) -> float:
-    """Return the modelled nanoseconds of a proposal; memoised ones are much cheaper."""
-    return 6.0 + 0.12 * float(problem.packed.shape[1])
+def proposal_cost(problem: Problem) -> float:
+    """Return the modelled nanoseconds of a proposal, the memoised ones and the accepted ones included.
+
+    Parameters
+    ----------
+    problem
+        The problem.
+
+    Returns
+    -------
+    float
+        Nanoseconds of one core.
+    """
+    return 14.0 + 0.06 * float(problem.packed.shape[1]) + 0.025 * min(problem.cols, WIDEST)
 
 
 def _unit(problem: Problem, windows: Windows) -> float:

@@ -114,7 +114,8 @@ class Assignment(Solver):
     def _rounds(self, problem: Problem) -> int:
         """Return the number of rounds of the schedule without limits."""
         size = min(self.block, problem.groups)
-        cost = problem.groups * (size * problem.packed.shape[1] / 15 + 60.0 * size)  # nanoseconds: gains and assignment
+        # Nanoseconds: gains, assignment, and what Python takes for a block.
+        cost = problem.groups * (size * problem.packed.shape[1] / 15 + 60.0 * size + 6e4 / size)
         return max(int(default_seconds(problem) * 1e9 / cost), 10)
 
 

@@ -9,10 +9,10 @@ from permsolve.problem import Problem
 from permsolve.run import Run
 from permsolve.search.schedule import default_seconds
 from permsolve.solver import Solver, Status
-from permsolve.solvers.annealing import Annealing
+from permsolve.solvers.annealing import Annealing, proposal_cost
 
 #: Modelled proposals of annealing per pair of columns below which assignments reach further in the same time.
-ENOUGH_PROPOSALS = 1500
+ENOUGH_PROPOSALS = 3000
 #: Columns up to which annealing alone is best whatever the time.
 NARROW = 128
 #: Columns beyond which assignments get larger blocks and, as fewer rounds fit, less noise.
@@ -28,7 +28,7 @@ class _Stage(NamedTuple):
 class Auto(Solver):
     """Pick and chain methods by the problem's size and the time.
 
-    Annealing alone where it can propose every exchange about 1,500 times or the problem has at most 128 columns;
+    Annealing alone where it can propose every exchange about 3,000 times or the problem has at most 128 columns;
     otherwise perturbed assignments for three quarters of the time and an annealing that starts at half the usual
     temperature for the rest. It uses all the time it is given. Without a limit the stages share a schedule of
     ``0.7 * min(cols / 64, 60)`` modelled seconds of one core: 0.7 s at 64 columns, at most 42 s.
@@ -65,7 +65,7 @@ class Auto(Solver):
 
 def _stages(problem: Problem, core_seconds: float) -> list[_Stage]:
     pairs = problem.cols**2 / 2
-    proposals = core_seconds * 1e9 / (6.0 + 0.12 * problem.packed.shape[1])
+    proposals = core_seconds * 1e9 / proposal_cost(problem)
     if problem.cols <= NARROW or proposals >= ENOUGH_PROPOSALS * pairs:
         return [_Stage(1.0, Annealing())]
     from permsolve.solvers.assignment import Assignment  # scipy.optimize takes 0.2 s to import: only where needed

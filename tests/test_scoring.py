@@ -71,10 +71,13 @@ def test_rows_bound(nm: str) -> None:
     assert scoring.rows_bound(saliency, n, m) == pytest.approx(expected, rel=1e-13)
 
 
-def test_ties_in_the_mask_go_to_the_first_in_permuted_order() -> None:
-    order = np.array([5, 4, 3, 2, 1, 0])
-    mask = scoring.mask(np.ones((2, 6)), order, 1, 3)
-    assert mask[0].tolist() == [False, False, True, False, False, True]  # columns 5 and 2 come first
+@pytest.mark.parametrize(("n", "m"), [(1, 3), (2, 4), (3, 64), (40, 200)])
+def test_ties_in_the_mask_go_to_the_first_in_permuted_order(n: int, m: int) -> None:
+    """Also in groups so large that sorting algorithms change."""
+    order = np.random.RandomState(1).permutation(2 * m)
+    mask = scoring.mask(np.ones((2, 2 * m)), order, n, m)
+    expected = ([True] * n + [False] * (m - n)) * 2
+    assert mask[:, order].tolist() == [expected, expected]
 
 
 @settings(max_examples=60)

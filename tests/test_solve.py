@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 import signal
 import subprocess
@@ -146,6 +147,15 @@ def test_a_generator_is_the_seed_and_moves_on() -> None:
     assert first.perm.tolist() == permsolve.solve(MATRIX, method="random", stop=FEW, seed=1).perm.tolist()
     assert first.perm.tolist() != second.perm.tolist()
     assert first.seed is None
+
+
+@pytest.mark.parametrize(("variable", "most"), [("1", 1), ("2", 2), ("0", None), ("many", None), ("", None)])
+def test_threads_by_default(monkeypatch: pytest.MonkeyPatch, variable: str, most: int | None) -> None:
+    """All cores of this process, or fewer where the environment says so."""
+    monkeypatch.setenv("NUMBA_NUM_THREADS", variable)
+    cores = len(os.sched_getaffinity(0))
+    assert _solve._threads(None) == (cores if most is None else min(cores, most))
+    assert _solve._threads(7) == 7
 
 
 def test_a_convolution_is_the_problem_of_its_matrix() -> None:

@@ -11,14 +11,16 @@ from permsolve.kernels.groups import State, make_state, refresh_all
 PATTERNS = [(1, 2), (1, 4), (2, 4), (3, 4), (2, 8), (4, 8), (8, 16), (1, 16), (2, 3), (6, 7)]
 #: Rows around the 16 lanes, the 128 rows of a scratch block and the 512 rows of a gain block.
 ROWS = [1, 2, 15, 16, 17, 127, 128, 129, 300]
-KINDS = ["uniform", "tied", "zero", "constant", "duplicated", "sparse"]
+KINDS = ["uniform", "fine", "tied", "zero", "constant", "duplicated", "sparse"]
 
 
 def matrix(kind: str, rows: int, cols: int, seed: int = 1) -> np.ndarray:
-    """Draw a saliency whose entries are multiples of 1/64 up to 1, so that float32 sums of them are exact."""
+    """Draw a saliency whose entries are multiples of a power of two up to 1, so that float32 sums of them are exact."""
     stream = np.random.RandomState(seed)
     values = stream.randint(0, 65, size=(rows, cols)) / 64
-    if kind == "tied":
+    if kind == "fine":
+        values = 0.5 + values / 1024
+    elif kind == "tied":
         values = np.round(values * 2) / 2
     elif kind == "zero":
         values = values * 0

@@ -69,6 +69,15 @@ def test_kicks_go_on_improving() -> None:
     assert changes[0] < changes[1] < changes[2]
 
 
+@pytest.mark.parametrize("kind", ["fine", "tied"])
+def test_what_is_worse_is_not_kept(kind: str) -> None:
+    """With the same seed a longer search repeats a shorter one: no kick may undo what the ones before it reached."""
+    values, order = matrix(kind, 21, 32), shuffled(32)
+    changes = [iterate(values, order, 2, 4, kicks=kicks)[1] for kicks in range(60)]
+    assert changes == sorted(changes)
+    assert changes[0] < changes[-1] or kind == "tied"
+
+
 def test_a_window_of_some_columns_leaves_the_others_alone() -> None:
     values, order = matrix("uniform", 600, 40), shuffled(40)[:24]
     last, change = iterate(values, order, 2, 4)
