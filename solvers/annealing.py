@@ -48,7 +48,7 @@ class Annealing(Solver):
     source: ClassVar[str] = "Kirkpatrick, Gelatt and Vecchi, Science 220, 1983; exchanges read off thresholds, memoised"
     unit: ClassVar[str] = "one proposed exchange"
 
-    start: float = 0.06
+    start: float = 0.07
     end: float = 0.024
     reheats: int = 1
 

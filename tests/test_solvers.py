@@ -109,7 +109,7 @@ def test_ria_without_sweeps_is_its_allocation_and_sweeps_improve_it() -> None:
 
 @pytest.mark.parametrize("cols", [32, 512])
 def test_auto_works_through_its_schedule(cols: int) -> None:
-    result = permsolve.solve(uniform(4, cols), method="auto", stop=MaxIterations(500), n_jobs=1)
+    result = permsolve.solve(uniform(64, cols), method="auto", stop=MaxIterations(500), n_jobs=1)
     assert result.stopped_by == "MaxIterations(iterations=500)"
     assert result.score > result.baseline
 
