@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from permsolve.display import reporter
 from permsolve.errors import InputError, SolverError, UnsupportedProblemError
+from permsolve.patterns import NM
 from permsolve.problem import Problem
 from permsolve.registry import make_solver
 from permsolve.result import Result
@@ -94,8 +95,7 @@ def solve(
     rng, known_seed = _generator(seed)
     if isinstance(matrix, Problem):
         problem = matrix
-        if blocks is not None:
-            raise InputError("a Problem already carries its blocks; pass blocks to Problem.of or Problem.stack")
+        _check_unset(problem, nm, saliency, blocks)
     else:
         problem = Problem.of(matrix, nm, saliency=saliency, blocks=blocks)
     start = None if initial is None else problem.check_perm(initial)
@@ -193,6 +193,18 @@ def _warm_up(solver: Solver, problem: Problem) -> None:
         return
     solver.warm_up(problem)
     _warmed.add(key)
+
+
+def _check_unset(problem: Problem, nm: object, saliency: object, blocks: object) -> None:
+    """Refuse arguments that a `Problem` carries itself and that would otherwise be ignored."""
+    unset = {
+        "nm": NM.parse(nm) in (NM(2, 4), problem.pattern),
+        "saliency": isinstance(saliency, str) and saliency == "magnitude",
+        "blocks": blocks is None,
+    }
+    named = " and ".join(name for name, good in unset.items() if not good)
+    if named:
+        raise InputError(f"a Problem already carries its {named}; pass that to Problem.of or Problem.stack instead")
 
 
 def _stop(stop: Criterion | None, time_limit: float | None) -> Criterion | None:

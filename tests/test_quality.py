@@ -138,7 +138,7 @@ def test_optima_of_any_small_matrix_of_integers_are_found(matrix: np.ndarray, n:
 @pytest.mark.parametrize("nm", [(1, 2), (1, 4), (2, 4), (3, 4), (4, 8)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_auto_finds_planted_optima_of_64_columns(nm: tuple[int, int], seed: int) -> None:
-    planted = permsolve.instances.generators.planted(32, 64, seed=seed, n=nm[0], m=nm[1])
+    planted = permsolve.instances.generators.planted(128, 64, seed=seed, n=nm[0], m=nm[1])
     result = permsolve.solve(planted.matrix, nm)
     assert result.score == planted.optimum
     assert result.status is Status.OPTIMAL

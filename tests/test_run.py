@@ -202,6 +202,32 @@ def test_runs_inside_a_run_share_the_incumbent_and_have_their_own_limits() -> No
     assert not outer.proceed()
 
 
+def test_blocks_share_the_limits_by_their_number_of_exchanges() -> None:
+    """Blocks of 8 and 16 columns: one to four; what one leaves the others get."""
+    for used, expected in ((20, [20, 80]), (0, [20, 100])):
+        seen: list[tuple[float, float]] = []
+
+        def script(problem: Problem, run: Run, used: int = used, seen: list[tuple[float, float]] = seen) -> Status:
+            seen.append((run.iterations_left(), run.remaining()))
+            run.proceed(used if len(seen) == 1 else 0)
+            return Status.COMPLETED
+
+        result = solve(script, uniform(9, 24), blocks=(8, 16), stop=MaxIterations(100), time_limit=1000)
+        assert [iterations for iterations, _ in seen] == expected
+        assert seen[0][1] == pytest.approx(200, abs=5)
+        assert seen[1][1] == pytest.approx(1000, abs=5)
+        assert result.status is Status.COMPLETED
+
+
+def test_every_block_is_searched() -> None:
+    result = permsolve.solve(
+        uniform(9, 96), method="random", options={"samples": 10**6}, blocks=(32, 32, 32), stop=MaxIterations(300)
+    )
+    for start in (0, 32, 64):
+        assert result.perm[start : start + 32].tolist() != list(range(start, start + 32))
+    assert result.iterations == 300
+
+
 def test_the_share_inside_a_run_starts_at_nothing() -> None:
     outer = make_run(Problem.of(MATRIX), stop=MaxIterations(100))
     outer.proceed(60)

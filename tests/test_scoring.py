@@ -74,10 +74,14 @@ def test_rows_bound(nm: str) -> None:
 @pytest.mark.parametrize(("n", "m"), [(1, 3), (2, 4), (3, 64), (40, 200)])
 def test_ties_in_the_mask_go_to_the_first_in_permuted_order(n: int, m: int) -> None:
     """Also in groups so large that sorting algorithms change."""
-    order = np.random.RandomState(1).permutation(2 * m)
-    mask = scoring.mask(np.ones((2, 2 * m)), order, n, m)
-    expected = ([True] * n + [False] * (m - n)) * 2
-    assert mask[:, order].tolist() == [expected, expected]
+    stream = np.random.RandomState(1)
+    saliency, order = stream.randint(0, 3, size=(5, 2 * m)).astype(float), stream.permutation(2 * m)
+    expected = np.zeros((5, 2 * m), dtype=bool)
+    for row in range(5):
+        for start in (0, m):
+            group = order[start : start + m].tolist()
+            expected[row, sorted(group, key=lambda column: -saliency[row, column])[:n]] = True
+    np.testing.assert_array_equal(scoring.mask(saliency, order, n, m), expected)
 
 
 @settings(max_examples=60)

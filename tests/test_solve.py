@@ -16,7 +16,7 @@ import pytest
 from helpers import uniform
 
 import permsolve
-from permsolve import Problem, Status, _solve
+from permsolve import NM, Problem, Status, _solve
 from permsolve.errors import InputError, OptionError, PermsolveError, UnknownMethodError, UnsupportedProblemError
 from permsolve.solvers.annealing import Annealing
 from permsolve.solvers.assignment import Assignment
@@ -328,3 +328,11 @@ def test_control_c_ends_a_solve_cleanly(method: str) -> None:
     assert err == ""
     assert out.splitlines()[-1] == "interrupt True () True"
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("more", [{"nm": (1, 4)}, {"saliency": "energy"}, {"blocks": (16, 16)}], ids=str)
+def test_a_problem_is_not_silently_solved_as_another(more: dict[str, Any]) -> None:
+    """What a `Problem` carries cannot be overridden: it would be ignored."""
+    with pytest.raises(InputError, match=f"already carries its {next(iter(more))}"):
+        permsolve.solve(Problem.of(MATRIX), method="identity", **more)
+    assert permsolve.solve(Problem.of(MATRIX, "1:4"), method="identity").pattern == NM(1, 4)

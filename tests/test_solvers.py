@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from permsolve.run import Run
 from permsolve.search.exchange import ExchangeDescent
 from permsolve.search.slots import SlotAssignment
 from permsolve.search.windows import Windows
-from permsolve.solvers import auto, stripe_groups
+from permsolve.solvers import auto, local_search, stripe_groups
 from permsolve.stop import MaxIterations, MaxRuntime
 
 MATRIX = uniform(9, 32)
@@ -137,6 +138,47 @@ def test_a_schedule_ends_by_itself(nm: str) -> None:
         assert result.stopped_by is None
 
 
+def test_the_noise_of_assignments_cools_down_and_ends() -> None:
+    solver = permsolve.get_solver("assignment")(start=0.5, end=0.05)
+    noise = [solver._noise(share) for share in np.linspace(0, 1, 21)]
+    assert noise[0] == 0.5
+    assert noise[18] == pytest.approx(0.05)
+    assert all(a > b for a, b in itertools.pairwise(noise[:19]))
+    assert noise[19:] == [0, 0]
+    assert permsolve.get_solver("assignment")(start=0, end=0)._noise(0.0) == 0
+
+
+def test_assignments_without_noise_end_when_nothing_changes_any_more() -> None:
+    ends = [
+        permsolve.solve(MATRIX, method="assignment", options={"start": 0, "end": 0, "patience": patience})
+        for patience in (5, 200)
+    ]
+    assert [end.status for end in ends] == [Status.LOCAL_OPTIMUM, Status.LOCAL_OPTIMUM]
+    assert ends[0].iterations + 100 < ends[1].iterations < 2000
+
+
+def test_local_search_starts_again_when_it_is_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The score that it works on falls at a restart, and never otherwise."""
+    problem = Problem.of(uniform(9, 16))
+
+    def scores(patience: int) -> list[float]:
+        seen: list[float] = []
+
+        def watched(problem: Problem, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+            seen.append(problem.score(order))
+            return order
+
+        monkeypatch.setattr(local_search, "rematch", watched)
+        solver = local_search.LocalSearch(patience=patience)
+        monkeypatch.setattr(local_search, "EPOCH", 0)  # epochs of four kicks
+        permsolve.solve(problem, method=solver, stop=MaxIterations(400))
+        return seen
+
+    patient, impatient = scores(10**6), scores(1)
+    assert all(a <= b * (1 + 1e-12) for a, b in itertools.pairwise(patient))
+    assert any(a > b * (1 + 1e-9) for a, b in itertools.pairwise(impatient))
+
+
 # Search procedures
 
 
@@ -162,8 +204,6 @@ def test_exchange_descent_recomputes_what_changed() -> None:
 @pytest.mark.parametrize("nm", ["1:2", "2:4", "3:4", "4:8"])
 def test_a_slot_assignment_is_the_best_of_all_assignments(nm: str) -> None:
     """Freeing one slot in each of four groups leaves 24 ways to refill them."""
-    import itertools
-
     problem = Problem.of(uniform(9, 32), nm)
     m = problem.pattern.m
     rng = np.random.RandomState(2)

@@ -109,6 +109,18 @@ def test_when_cold_it_never_gets_worse_and_ends_in_a_local_optimum(kind: str) ->
     assert all(exchange_delta(state, i, j) <= 0 for i in range(16) for j in range(16) if place[i] != place[j])
 
 
+def test_it_cools_from_the_first_temperature_to_the_last() -> None:
+    """Hot at first, so that it leaves a local optimum; cold in the end, so that it stays in one."""
+    values, order = matrix("uniform", 21, 16), shuffled(16)
+    order = anneal(values, order, 2, 4, start=1e-9, end=1e-9, proposals=40_000)[0]
+    hot, cold = 10.0, 1e-6
+    last, _, change, top, accepted, _ = anneal(values, order, 2, 4, start=hot, end=cold, proposals=400_000)
+    state, place = state_of(values, last, 2, 4), np.argsort(last) // 4
+    assert all(exchange_delta(state, i, j) <= 0 for i in range(16) for j in range(16) if place[i] != place[j])
+    assert top >= change
+    assert 0.05 < accepted / 400_000 < 0.5  # all hot would be above 0.9, all cold next to none
+
+
 def test_when_hot_nearly_everything_is_accepted() -> None:
     values, order = matrix("uniform", 21, 32), shuffled(32)
     assert anneal(values, order, 2, 4, start=1e6, end=1e6, proposals=1280)[4] > 1270
