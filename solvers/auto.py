@@ -13,6 +13,8 @@ from permsolve.solvers.annealing import Annealing, proposal_cost
 
 #: Modelled proposals of annealing per pair of columns below which assignments reach further in the same time.
 ENOUGH_PROPOSALS = 3000
+#: Proposals per pair of columns from which annealing can afford to start warm; short schedules start cooler.
+PLENTY_OF_PROPOSALS = 10_000
 #: Columns up to which annealing alone is best whatever the time.
 NARROW = 128
 #: Columns beyond which assignments get larger blocks and, as fewer rounds fit, less noise.
@@ -28,7 +30,8 @@ class _Stage(NamedTuple):
 class Auto(Solver):
     """Pick and chain methods by the problem's size and the time.
 
-    Annealing alone where it can propose every exchange about 3,000 times or the problem has at most 128 columns;
+    Annealing alone where it can propose every exchange about 3,000 times or the problem has at most 128 columns (from
+    a slightly cooler start where it can do so less than 10,000 times);
     otherwise perturbed assignments for three quarters of the time and an annealing that starts at half the usual
     temperature for the rest. It uses all the time it is given. Without a limit the stages share a schedule of
     ``0.7 * min(cols / 64, 60)`` modelled seconds of one core: 0.7 s at 64 columns, at most 42 s.
@@ -67,7 +70,8 @@ def _stages(problem: Problem, core_seconds: float) -> list[_Stage]:
     pairs = problem.cols**2 / 2
     proposals = core_seconds * 1e9 / proposal_cost(problem)
     if problem.cols <= NARROW or proposals >= ENOUGH_PROPOSALS * pairs:
-        return [_Stage(1.0, Annealing())]
+        patient = proposals >= PLENTY_OF_PROPOSALS * pairs
+        return [_Stage(1.0, Annealing() if patient else Annealing(start=0.055))]
     from permsolve.solvers.assignment import Assignment  # scipy.optimize takes 0.2 s to import: only where needed
 
     assignment = Assignment(block=256, start=0.005, end=0.001) if problem.cols > WIDE else Assignment()
