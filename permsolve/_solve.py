@@ -124,8 +124,10 @@ def solve(
     score = problem.score(core.order)
     if gap(score, core.bound) <= OPTIMAL_GAP:
         status = Status.OPTIMAL
-    elif core.stopped_by is not None or status is Status.OPTIMAL:
+    elif core.stopped_by is not None:
         status = Status.STOPPED
+    elif status in (Status.OPTIMAL, Status.STOPPED):  # unproved, or cut off by the share of one block
+        status = Status.COMPLETED
     return Result(
         solution=core.order,
         pattern=problem.pattern,
@@ -174,6 +176,8 @@ def _search_part(solver: Solver, problem: Problem, run: Run) -> Status:
     if problem.groups == 1:  # one group has one value, whatever its order
         run.offer_bound(problem.baseline, "exact")
         return Status.OPTIMAL
+    if not run.proceed():  # nothing to gain, or no time at all
+        return Status.COMPLETED
     status = solver(problem, run)
     if not isinstance(status, Status):
         raise SolverError(f"the method must return a Status, it returned {status!r}")
@@ -186,7 +190,7 @@ _warmed: set[tuple[object, ...]] = set()
 def _warm_up(solver: Solver, problem: Problem) -> None:
     """Compile, or load from disk, the kernels a solver is going to use, so that no limit pays for it.
 
-    A solver may know better and define ``warm_up(problem)``; by default it solves a problem of three groups once.
+    A solver may know better and define ``warm_up(problem)``; by default it solves a problem of four groups once.
     """
     key = (type(solver), problem.pattern, problem.columns.dtype, problem.cols)
     if key in _warmed or problem.groups == 1:

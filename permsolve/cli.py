@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import sys
 import typing
 from pathlib import Path
@@ -63,7 +64,7 @@ def solve(
     from permsolve.io import read_matrix, save
 
     chosen = parse_options(method, options or [])
-    _check_outputs(json_out, plot)
+    _check_outputs(file, json_out, plot)
     problem = permsolve.Problem.of(read_matrix(file, tensor), nm, saliency=saliency, blocks=_parse_blocks(blocks))
     result = permsolve.solve(
         problem,
@@ -149,7 +150,7 @@ def compare(
     if not chosen:
         raise OptionError("--methods names no method; give some, for example --methods annealing,auto")
     solvers = {name: permsolve.get_solver(name)() for name in chosen}
-    _check_outputs(None, plot)
+    _check_outputs(file, None, plot)
     problem = permsolve.Problem.of(read_matrix(file, tensor), nm, saliency=saliency, blocks=_parse_blocks(blocks))
     results: dict[str, list[permsolve.Result]] = {}
     for name, solver in solvers.items():
@@ -236,11 +237,17 @@ def _parse_blocks(text: str | None) -> list[int] | None:
         raise InputError(f"--blocks {text!r} is not a list of sizes such as 64,64") from None
 
 
-def _check_outputs(json_out: Path | None, plot: Path | None) -> None:
+def _check_outputs(file: Path, json_out: Path | None, plot: Path | None) -> None:
     """Find out before the work, not after it, that a result could not be written."""
     for path in (json_out, plot):
-        if path is not None and not path.absolute().parent.is_dir():
+        if path is None:
+            continue
+        if not path.absolute().parent.is_dir():
             raise InputError(f"{path}: the folder {path.absolute().parent} does not exist; make it first")
+        if path.exists() and (not path.is_file() or not os.access(path.absolute().parent, os.W_OK)):
+            raise InputError(f"{path}: is a folder or another thing that cannot be replaced; name a file")
+        if path.resolve() == file.resolve():
+            raise InputError(f"{path}: would replace the weights; name another file")
     if plot is not None:
         from permsolve.report.plots import check_suffix
 

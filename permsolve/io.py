@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import zipfile
@@ -14,6 +15,8 @@ import numpy as np
 from permsolve.errors import DocumentError, FileError, MissingDependencyError
 from permsolve.result import Result
 
+#: Deepest nesting of dictionaries in a checkpoint that is followed.
+_DEEPEST = 16
 #: Types of a safetensors file that NumPy has too.
 _NUMPY_KINDS = ("F16", "F32", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL")
 #: Suffixes `read_matrix` knows.
@@ -85,11 +88,11 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     FileError
         If it cannot be written; nothing is left behind.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))  # what a link points to is replaced, not the link
     temporary = ""
     try:
-        if target.is_dir():
-            raise IsADirectoryError(21, "is a folder")
+        if target.exists() and not target.is_file():
+            raise OSError(errno.EINVAL, "exists and is no ordinary file")
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -152,7 +155,9 @@ def _read_npy(file: Path, tensor: str | None) -> Any:
     try:
         with file.open("rb") as stream:
             return np.lib.format.read_array(stream, allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError, MemoryError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # the header's parser has errors of its own: tokens, types, overflow
         raise FileError(
             file, f"not a readable .npy array (damaged, truncated or of Python objects): {error}"
         ) from error
@@ -219,12 +224,12 @@ def _read_torch(file: Path, tensor: str | None) -> Any:
     return tensors[name]
 
 
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def _flatten(value: Any, prefix: str = "", depth: int = 0) -> dict[str, Any]:
     """Collect the tensors of nested dictionaries under dotted names, as a state_dict has them."""
     if isinstance(value, Mapping):
         found: dict[str, Any] = {}
-        for key, item in value.items():
-            found.update(_flatten(item, f"{prefix}.{key}" if prefix else str(key)))
+        for key, item in value.items() if depth < _DEEPEST else ():  # a damaged file may nest without end
+            found.update(_flatten(item, f"{prefix}.{key}" if prefix else str(key), depth + 1))
         return found
     return {prefix or "tensor": value} if hasattr(value, "shape") else {}
 

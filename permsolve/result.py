@@ -203,6 +203,8 @@ class Result:
                 faults.append(f"{name}: recomputed {value!r}, the result says {claimed!r}")
         if self.bound_kind == "rows" and self.bound != self.rows_bound:
             faults.append(f"bound: kind is rows, but {self.bound!r} is not the rows bound {self.rows_bound!r}")
+        if self.bound > problem.rows_bound * (1 + 1e-9):
+            faults.append(f"bound: {self.bound!r} exceeds the rows bound {problem.rows_bound!r}, which is proved")
         if not self.bound >= problem.score(self.solution) * (1 - 1e-9):
             faults.append(f"bound: {self.bound!r} is not a bound on the recomputed score")
         if self.status is Status.OPTIMAL and self.gap > 1e-9:

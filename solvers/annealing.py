@@ -17,6 +17,8 @@ from permsolve.solver import Solver, Status, check_number, check_whole
 
 Array = npt.NDArray[Any]
 
+#: Modelled nanoseconds of the quench that temperatures are measured after.
+QUENCH = 3e7
 #: Modelled nanoseconds of an epoch of one window: what passes between two looks at the clock.
 EPOCH = 5e6
 
@@ -69,7 +71,7 @@ class Annealing(Solver):
         while share < 1.0:
             hot, cold = (unit * temperature for temperature in self._temperatures(share, step))
             count = max(int(min(epoch, run.iterations_left() // windows.count, budget)), 1)
-            proposed = self._epoch(windows, run, hot, cold, count)
+            proposed = self._epoch(windows, run, (hot, cold), count, epoch)
             done += proposed
             if not run.proceed(proposed):
                 return Status.STOPPED
@@ -78,13 +80,15 @@ class Annealing(Solver):
             share, step = now, now - share
         return Status.COMPLETED
 
-    def _epoch(self, windows: Windows, run: Run, hot: float, cold: float, count: int) -> int:
+    def _epoch(self, windows: Windows, run: Run, heat: tuple[float, float], count: int, budget: int) -> int:
         """Anneal every window once and offer the best states; return the number of proposals."""
 
         def work(window: Window, order: Array, seed: np.uint64) -> tuple[Array, int]:
             best = np.empty_like(order)
-            anneal_window(window, windows.packed, order, best, windows.n, windows.m, hot, cold, count, seed)
-            return best, count
+            *_, made = anneal_window(
+                window, windows.packed, order, best, windows.n, windows.m, *heat, count, seed, budget
+            )
+            return best, made
 
         proposed = 0
         for chain in windows.epoch(work, lambda order: (order, 0)):
@@ -127,8 +131,9 @@ def _unit(problem: Problem, windows: Windows) -> float:
     window = make_window(order.shape[0], problem.packed.shape[1], n, m)
     best = order.copy()
     cold = 1e-7  # of the largest entry: only improvements and ties are accepted
-    proposals = 10 * order.shape[0] ** 2
-    anneal_window(window, problem.packed, order, best, n, m, cold, cold, proposals, windows.seed())
+    rows = problem.packed.shape[1]
+    proposals = int(min(10 * order.shape[0] ** 2, QUENCH / (20.0 + 0.15 * rows)))
+    anneal_window(window, problem.packed, order, best, n, m, cold, cold, proposals, windows.seed(), proposals)
     if best.shape[0] == problem.cols:
         windows.run.offer(best)  # the quench of the whole problem is an early answer
     unit = float(mean_loss(window, problem.packed, best, n, m, 1000, windows.seed()))

@@ -62,10 +62,8 @@ class Assignment(Solver):
         check_whole("block", self.block, least=2, most=4096)
         check_choice("choice", self.choice, ("random", "guided", "mixed"))
         check_number("start", self.start, least=0.0, most=100.0)
-        check_number("end", self.end, least=0.0, most=max(self.start, 0.0))
+        check_number("end", self.end, least=1e-9 if self.start else 0.0, most=self.start or 100.0)
         check_whole("patience", self.patience, least=1)
-        if self.start > 0 and self.end == 0:
-            check_number("end", self.end, least=1e-9, most=self.start)
 
     def __call__(self, problem: Problem, run: Run) -> Status:
         """Work through the schedule."""

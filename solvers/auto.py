@@ -34,16 +34,19 @@ class Auto(Solver):
     a slightly cooler start where it can do so less than 10,000 times);
     otherwise perturbed assignments for three quarters of the time and an annealing that starts at half the usual
     temperature for the rest. It uses all the time it is given. Without a limit the stages share a schedule of
-    ``0.7 * min(cols / 64, 60)`` modelled seconds of one core: 0.7 s at 64 columns, at most 42 s.
+    ``0.7 * min(cols / 64, 60)`` modelled seconds of one core: 0.7 s at 64 columns, at most 42 s. Under an iteration
+    limit it is annealing alone.
     """
 
     source: ClassVar[str] = "ours: the stages' docstrings name their sources"
-    unit: ClassVar[str] = "one iteration of the stage that is running"
+    unit: ClassVar[str] = "one iteration of the stage that is running; under an iteration limit, one proposed exchange"
 
     def __call__(self, problem: Problem, run: Run) -> Status:
         """Run the stages one after the other."""
         seconds = min(run.remaining(), 1e9) if run.timed else default_seconds(problem)
         stages = _stages(problem, seconds * run.n_jobs if run.timed else seconds)
+        if run.iterations_left() < float("inf"):
+            stages = [_Stage(1.0, Annealing())]  # iterations of different methods cannot be added up
         left = 1.0
         status = Status.COMPLETED
         for stage in stages:

@@ -68,7 +68,7 @@ class StripeGroups(Solver):
 
     def __call__(self, problem: Problem, run: Run) -> Status:
         """Descend, escape, repeat."""
-        if self.groups == 3 and problem.cols > WIDEST_TRIPLES:
+        if self.groups == 3 and problem.groups * max(problem.pattern.m, 4) > WIDEST_TRIPLES:
             for part in _parts(problem.groups, problem.pattern.m):
                 if _Descent(problem, run, 3, part).descend() is Status.STOPPED:
                     return Status.STOPPED
@@ -118,7 +118,7 @@ def _tables(k: int, m: int) -> tuple[Array, Array]:
 def _parts(groups: int, m: int) -> list[Array]:
     """Halve the groups until each part has at most `WIDEST_TRIPLES` columns."""
     parts = [np.arange(groups)]
-    while max(len(part) for part in parts) * m > WIDEST_TRIPLES:
+    while max(len(part) for part in parts) * max(m, 4) > WIDEST_TRIPLES:  # narrow groups are as many as those of 4
         parts = [half for part in parts for half in np.array_split(part, 2)]
     return parts
 

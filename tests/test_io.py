@@ -21,6 +21,9 @@ from permsolve import io as files
 from permsolve.errors import DocumentError, FileError
 from permsolve.io import read_matrix
 
+#: What torch says of pickles that are not its own, before it refuses them.
+pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
+
 MATRIX = uniform(9, 16).astype(np.float32)
 RESULT = permsolve.solve(MATRIX, method="random")
 

@@ -14,6 +14,11 @@ from permsolve.kernels.groups import State, exchange_delta, make_state, refresh_
 LOG_UNIFORM = np.log((np.arange(1024) + 0.5) / 1024).astype(np.float32)
 #: Proposals between two temperatures.
 STEP = 128
+#: What an accepted proposal costs in proposals, for groups of up to 4.
+ACCEPTANCE_COST = 8
+
+#: A budget that is never spent.
+UNLIMITED = 1 << 62
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -80,7 +85,7 @@ def _mix(z):
 
 
 @compiled
-def anneal_window(window, packed, order, best, n, m, start, end, proposals, seed):
+def anneal_window(window, packed, order, best, n, m, start, end, proposals, seed, budget=UNLIMITED):
     """Metropolis swaps of columns between the groups of a window, cooling geometrically.
 
     A proposal picks two columns of different groups and reads the exchange's delta off their thresholds. Deltas are
@@ -108,11 +113,15 @@ def anneal_window(window, packed, order, best, n, m, start, end, proposals, seed
         Number of proposals; rounded up to a multiple of `STEP`.
     seed
         uint64 seed of the SplitMix64 stream.
+    budget
+        Work after which the kernel returns, in proposals; an accepted one costs `ACCEPTANCE_COST` more (beyond m = 4,
+        ``m * (n + 1)`` more), since two groups are recomputed. Hot or tied windows therefore end early.
 
     Returns
     -------
     tuple
-        Change of score of the last and of the best state against the first, and the number of accepted proposals.
+        Change of score of the last and of the best state against the first, the number of accepted proposals, and the
+        number of proposals made.
     """
     state, memo = window
     log_uniform = LOG_UNIFORM
@@ -125,7 +134,8 @@ def anneal_window(window, packed, order, best, n, m, start, end, proposals, seed
     memo.versions[:] = 0
     refresh_all(state, place, m, n)
     current = top = 0.0
-    accepted = 0
+    accepted = made = 0
+    price = ACCEPTANCE_COST if m <= 4 else m * (n + 1)
     steps = max((proposals + STEP - 1) // STEP, 1)
     cooling = (end / start) ** (1.0 / steps)
     temperature = start
@@ -163,9 +173,12 @@ def anneal_window(window, packed, order, best, n, m, start, end, proposals, seed
                     top = current
                     top_place[:] = place
         temperature *= cooling
+        made += STEP
+        if made + price * accepted >= budget:
+            break
     best[:] = order[top_place]
     order[:] = order[place]
-    return current, top, accepted
+    return current, top, accepted, made
 
 
 @compiled

@@ -28,7 +28,7 @@ def anneal(
     packed = pack(values)
     window = window or make_window(len(order), packed.shape[1], n, m)
     last, best = order.copy(), np.empty_like(order)
-    change, top, accepted = anneal_window(window, packed, last, best, n, m, start, end, proposals, seed)
+    change, top, accepted, _ = anneal_window(window, packed, last, best, n, m, start, end, proposals, seed)
     return last, best, change, top, accepted, window
 
 
