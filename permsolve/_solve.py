@@ -61,8 +61,8 @@ def solve(
         Seconds the solver may run; shorthand for ``MaxRuntime(seconds)``. Compilation comes before and is reported as
         ``setup_time``.
     seed
-        Seed or generator of every random choice. Without a time limit, the same seed gives the same permutation,
-        whatever ``n_jobs``.
+        Seed or generator of every random choice. Unless a criterion reads the clock, the same seed gives the same
+        permutation, whatever ``n_jobs``.
     initial
         Permutation to start from, shape (cols,); the identity by default.
     options
