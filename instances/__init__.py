@@ -1,4 +1,7 @@
-"""The benchmark library: real matrices that ship with the package, and seeded synthetic ones.
+"""The benchmark library: real matrices that ship with the package, seeded synthetic ones, and the best known of each.
+
+`library` lists the instances, `entry` finds one: a matrix and a pattern, the best permutation known, its score, and a
+bound. ``README.md`` beside this file describes them; `checks` verifies and `updates` improves them.
 
 `names` lists the stored matrices, `info` describes one and `load` reads it; `generators` draws synthetic ones. The
 stored matrices are weights, shape (rows, input channels), float32; ``ATTRIBUTION.md`` beside this file says whose
@@ -22,8 +25,9 @@ from numpy.lib import format as npy
 from permsolve.errors import FileError, InputError
 
 from . import generators
+from .entries import Best, Entry, entry, library
 
-__all__ = ["Instance", "generators", "info", "load", "names"]
+__all__ = ["Best", "Entry", "Instance", "entry", "generators", "info", "library", "load", "names"]
 
 
 @dataclass(frozen=True)
@@ -140,34 +144,34 @@ def load(name: str) -> npt.NDArray[np.float32]:
     FileError
         If its file is missing, or its shape, type or checksum is not the one in the index.
     """
-    entry = info(name)
-    raw = _read(entry.file)
+    about = info(name)
+    raw = _read(about.file)
     stream = io.BytesIO(raw)
     try:
         npy.read_magic(stream)
         shape, fortran_order, dtype = npy.read_array_header_1_0(stream)
     except Exception as error:  # a damaged header trips the parser in many ways; all mean the same to the caller
-        raise _damaged(entry.file, f"its header cannot be read ({error})") from error
+        raise _damaged(about.file, f"its header cannot be read ({error})") from error
     # The header is checked before anything of the size it claims is allocated.
-    found, expected = (shape, dtype, fortran_order), (entry.shape, np.dtype(entry.dtype).newbyteorder("<"), False)
+    found, expected = (shape, dtype, fortran_order), (about.shape, np.dtype(about.dtype).newbyteorder("<"), False)
     if found != expected:
-        raise _damaged(entry.file, f"it holds (shape, dtype, Fortran order) {found}, the index says {expected}")
+        raise _damaged(about.file, f"it holds (shape, dtype, Fortran order) {found}, the index says {expected}")
     payload = raw[stream.tell() :]
     digest = hashlib.sha256(payload).hexdigest()
-    if digest != entry.sha256:
-        raise _damaged(entry.file, f"its sha256 is {digest}, the index says {entry.sha256}")
+    if digest != about.sha256:
+        raise _damaged(about.file, f"its sha256 is {digest}, the index says {about.sha256}")
     # A copy in native byte order: what frombuffer answers cannot be written to.
-    return np.frombuffer(payload, dtype).astype(np.float32).reshape(entry.shape)
+    return np.frombuffer(payload, dtype).astype(np.float32).reshape(about.shape)
 
 
 def _index() -> dict[str, Instance]:
     """Read the index, in its own order."""
     raw = _read("index.json")
     try:
-        entries = [_instance(record) for record in json.loads(raw)]
+        instances = [_instance(record) for record in json.loads(raw)]
     except (ValueError, TypeError, KeyError) as error:
         raise _damaged("index.json", f"it cannot be read ({error!r})") from error
-    return {entry.name: entry for entry in entries}
+    return {instance.name: instance for instance in instances}
 
 
 def _instance(record: dict[str, Any]) -> Instance:

@@ -17,7 +17,16 @@ import numpy.typing as npt
 
 from permsolve.errors import InputError
 
-__all__ = ["Planted", "duplicated_columns", "heavy_tails", "lognormal_columns", "normal", "planted", "uniform"]
+__all__ = [
+    "Planted",
+    "duplicated_columns",
+    "heavy_tails",
+    "lognormal_columns",
+    "normal",
+    "planted",
+    "uniform",
+    "unstructured_sparse",
+]
 
 _Matrix = npt.NDArray[np.float64]
 
@@ -225,6 +234,39 @@ def planted(rows: int, cols: int, *, seed: int, n: int = 2, m: int = 4) -> Plant
     shuffle = stream.permutation(cols)
     perm = shuffle.argsort().astype(np.int64)
     return Planted(np.ascontiguousarray(entries[:, shuffle]), perm, float(entries.sum()))
+
+
+def unstructured_sparse(rows: int, cols: int, *, seed: int, sparsity: float = 0.5) -> _Matrix:
+    """Draw normal entries and set those of smallest magnitude, over the whole matrix, to zero.
+
+    What unstructured pruning leaves: the zeros lie anywhere, and a permutation decides how many of the other entries an
+    n:m pattern has to give up as well. The entries that remain are those of `normal` with the same seed.
+
+    Parameters
+    ----------
+    rows, cols
+        Shape of the matrix, each at least 1.
+    seed
+        From 0 to 2**32 - 1.
+    sparsity
+        Share of zeros, from 0 to below 1; their number is rounded to the nearest.
+
+    Returns
+    -------
+    Shape (rows, cols).
+
+    Raises
+    ------
+    InputError
+        If an argument is out of range.
+    """
+    _check_shape(rows, cols)
+    if not 0 <= sparsity < 1:  # refuses NaN too
+        raise InputError(f"sparsity must be at least 0 and below 1; got {sparsity!r}")
+    matrix = _stream(seed).standard_normal((rows, cols))
+    smallest = np.abs(matrix).argsort(axis=None, kind="stable")[: round(sparsity * matrix.size)]
+    matrix.flat[smallest] = 0.0
+    return matrix
 
 
 def _stream(seed: int) -> np.random.RandomState:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from permsolve._version import __version__
 
 if TYPE_CHECKING:
-    from permsolve import errors, instances, saliency, stop
+    from permsolve import certificates, errors, instances, io, report, saliency, solvers, stop, studies, testing
     from permsolve._solve import solve
+    from permsolve.bounds import Bound, bound
+    from permsolve.certificates import Certificate
     from permsolve.io import load, save
     from permsolve.patterns import NM
     from permsolve.problem import Problem
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from permsolve.solver import Solver, Status
 
 _HOMES = {
+    "Bound": "permsolve.bounds",
+    "Certificate": "permsolve.certificates",
+    "bound": "permsolve.bounds",
     "solve": "permsolve._solve",
     "load": "permsolve.io",
     "save": "permsolve.io",
@@ -32,24 +37,33 @@ _HOMES = {
     "Solver": "permsolve.solver",
     "Status": "permsolve.solver",
 }
-_MODULES = ("errors", "instances", "saliency", "stop")
+_MODULES = ("certificates", "errors", "instances", "io", "report", "saliency", "solvers", "stop", "studies", "testing")
 
 __all__ = [
     "NM",
+    "Bound",
+    "Certificate",
     "Problem",
     "Result",
     "Solver",
     "Status",
     "__version__",
+    "bound",
+    "certificates",
     "errors",
     "get_solver",
     "instances",
+    "io",
     "load",
     "methods",
+    "report",
     "saliency",
     "save",
     "solve",
+    "solvers",
     "stop",
+    "studies",
+    "testing",
 ]
 
 

@@ -138,6 +138,11 @@ def to_array(matrix: object) -> tuple[Array, Array, str]:
     """
     if is_tensor(matrix):
         return _tensor_values(cast(Any, matrix))
+    if isinstance(matrix, np.ma.MaskedArray):
+        raise InputError(
+            f"got {_describe(matrix)}: its mask would be lost; fill the masked entries first, "
+            f"for example with matrix.filled(0)"
+        )
     try:
         raw = np.asarray(matrix)
     except (TypeError, ValueError) as error:

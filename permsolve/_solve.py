@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from permsolve import bounds
 from permsolve.display import reporter
 from permsolve.errors import InputError, SolverError, UnsupportedProblemError
 from permsolve.patterns import NM
@@ -29,6 +30,7 @@ def solve(
     method: str | Solver = "auto",
     saliency: object = "magnitude",
     blocks: Sequence[int] | None = None,
+    bound: str = "rows",
     stop: Criterion | None = None,
     time_limit: float | None = None,
     seed: int | np.random.Generator = 0,
@@ -55,6 +57,9 @@ def solve(
         ``permsolve.saliency.Wanda(input_norms)``.
     blocks
         Sizes of consecutive blocks of columns, each a multiple of m, that no column may leave.
+    bound
+        Which upper bound to prove first: ``"rows"``, at no cost, or ``"lp"``, the linear programming bound of
+        `permsolve.bound`, which may take up to half of a time limit. Methods may prove better ones.
     stop
         Criteria of `permsolve.stop`, joined by ``|``.
     time_limit
@@ -91,29 +96,31 @@ def solve(
     name, solver = make_solver(method, options)
     limit = _stop(stop, time_limit)
     observers = _callbacks(callbacks)
-    threads = _threads(n_jobs)
-    rng, known_seed = _generator(seed)
-    if isinstance(matrix, Problem):
-        problem = matrix
-        _check_unset(problem, nm, saliency, blocks)
-    else:
-        problem = Problem.of(matrix, nm, saliency=saliency, blocks=blocks)
+    jobs = threads(n_jobs)
+    rng, known_seed = generator(seed)
+    bounds.check_kind(bound)
+    problem = as_problem(matrix, nm, saliency, blocks)
     start = None if initial is None else problem.check_perm(initial)
     parts = problem.parts()
     for _, part in parts:
         reason = solver.supports(part)
         if reason is not None:
             raise UnsupportedProblemError(f"method {name!r} does not support this problem: {reason}")
+    if bound == "lp":
+        bounds.check_supported(problem)
+        bounds.warm_up(problem)
     for part in {part.cols: part for _, part in parts}.values():
         _warm_up(solver, part)
 
     with reporter(display, name, limit) as report:
-        run = Run(problem, stop=limit, rng=rng, n_jobs=threads, initial=start, callbacks=observers, report=report)
+        run = Run(problem, stop=limit, rng=rng, n_jobs=jobs, initial=start, callbacks=observers, report=report)
         core = run.open()
         setup_time = time.perf_counter() - called
         try:
             if start is not None:
                 run.offer(start)
+            if bound == "lp":
+                bounds.prove_lp(problem, run.within(seconds=run.remaining() / 2))
             status = _search(solver, parts, run)
         except KeyboardInterrupt:
             core.stopped_by, status = "interrupt", Status.STOPPED
@@ -136,6 +143,7 @@ def solve(
         rows_bound=problem.rows_bound,
         bound=core.bound,
         bound_kind=core.bound_kind,
+        certificate=core.bounds.certificate,
         status=status,
         stopped_by=core.stopped_by,
         method=name,
@@ -174,7 +182,7 @@ def _search(solver: Solver, parts: list[tuple[slice, Problem]], run: Run) -> Sta
 
 def _search_part(solver: Solver, problem: Problem, run: Run) -> Status:
     if problem.groups == 1:  # one group has one value, whatever its order
-        run.offer_bound(problem.baseline, "exact")
+        run.offer_bound(problem.baseline)
         return Status.OPTIMAL
     if not run.proceed():  # nothing to gain, or no time at all
         return Status.COMPLETED
@@ -197,6 +205,30 @@ def _warm_up(solver: Solver, problem: Problem) -> None:
         return
     solver.warm_up(problem)
     _warmed.add(key)
+
+
+def as_problem(matrix: object, nm: object, saliency: object, blocks: Sequence[int] | None) -> Problem:
+    """Return the problem that is meant: a `Problem` itself, or that of a matrix.
+
+    Parameters
+    ----------
+    matrix, nm, saliency, blocks
+        As in `solve`.
+
+    Returns
+    -------
+    Problem
+        The problem.
+
+    Raises
+    ------
+    InputError
+        If an argument does not fit, or a `Problem` comes with arguments that it carries itself.
+    """
+    if isinstance(matrix, Problem):
+        _check_unset(matrix, nm, saliency, blocks)
+        return matrix
+    return Problem.of(matrix, nm, saliency=saliency, blocks=blocks)
 
 
 def _check_unset(problem: Problem, nm: object, saliency: object, blocks: object) -> None:
@@ -227,7 +259,24 @@ def _callbacks(callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
     return listed
 
 
-def _threads(n_jobs: int | None) -> int:
+def threads(n_jobs: int | None) -> int:
+    """Return the number of threads that is meant, by default all cores this process may use.
+
+    Parameters
+    ----------
+    n_jobs
+        What the user passed.
+
+    Returns
+    -------
+    int
+        At least 1.
+
+    Raises
+    ------
+    InputError
+        If it is no positive number.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if n_jobs is None:
         allowed = os.environ.get("NUMBA_NUM_THREADS", "")
@@ -237,7 +286,24 @@ def _threads(n_jobs: int | None) -> int:
     return int(n_jobs)
 
 
-def _generator(seed: object) -> tuple[np.random.Generator, int | None]:
+def generator(seed: object) -> tuple[np.random.Generator, int | None]:
+    """Return a generator for a seed, and the seed where it is known.
+
+    Parameters
+    ----------
+    seed
+        What the user passed.
+
+    Returns
+    -------
+    tuple
+        The generator, and the seed or None.
+
+    Raises
+    ------
+    InputError
+        If it is neither a whole number nor a generator.
+    """
     if isinstance(seed, np.random.Generator):
         return seed, None
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:

@@ -1,4 +1,4 @@
-"""The command line: ``permsolve solve | check | methods | compare``.
+"""The command line: ``permsolve solve | bound | check | methods | compare | bench | instances | study``.
 
 Exit codes: 0 done, 1 a check failed, 2 wrong usage or input, 130 interrupted (what was found by then is written).
 """
@@ -15,6 +15,9 @@ from typing import Annotated, Any
 
 import typer
 
+from permsolve.cli_bench import bench
+from permsolve.cli_instances import app as instances_app
+from permsolve.cli_study import app as study_app
 from permsolve.errors import InputError, OptionError, PermsolveError
 
 INTERRUPTED = 130
@@ -49,6 +52,7 @@ def solve(
     method: Annotated[str, typer.Option("--method", help="See `permsolve methods`.")] = "auto",
     saliency: _Saliency = "magnitude",
     blocks: _Blocks = None,
+    bound: Annotated[str, typer.Option("--bound", help="Upper bound to prove first: rows or lp.")] = "rows",
     time_limit: _Limit = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of every random choice.")] = 0,
     options: Annotated[
@@ -69,6 +73,7 @@ def solve(
     result = permsolve.solve(
         problem,
         method=method,
+        bound=bound,
         time_limit=time_limit,
         seed=seed,
         options=chosen,
@@ -86,6 +91,30 @@ def solve(
         typer.echo(f"picture     {plot}")
     if result.stopped_by == "interrupt":
         raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def bound(
+    file: _File,
+    tensor: _Tensor = None,
+    nm: _NM = "2:4",
+    kind: Annotated[str, typer.Option("--kind", help="rows or lp.")] = "lp",
+    saliency: _Saliency = "magnitude",
+    blocks: _Blocks = None,
+    time_limit: _Limit = None,
+    jobs: _Jobs = None,
+    quiet: _Quiet = False,
+) -> None:
+    """Prove an upper bound on what any permutation can keep and print it."""
+    import permsolve
+    from permsolve.io import read_matrix
+
+    problem = permsolve.Problem.of(read_matrix(file, tensor), nm, saliency=saliency, blocks=_parse_blocks(blocks))
+    proved = permsolve.bound(problem, kind=kind, time_limit=time_limit, n_jobs=jobs, display=False if quiet else None)
+    typer.echo(f"bound       {proved.value:.8g} ({proved.kind}), efficacy {proved.efficacy:.4f} %")
+    typer.echo(f"unpermuted  {proved.baseline:.8g}, rows bound {proved.rows_bound:.8g}; {proved.runtime:.2f} s")
+    if kind == "lp" and proved.kind == "rows":
+        typer.echo("permsolve: the time was too short for anything better than the rows bound", err=True)
 
 
 @app.command()
@@ -265,6 +294,11 @@ def _describe(name: str) -> str:
     summary = inspect.cleandoc(solver.__doc__ or "").splitlines()[0]
     options = ", ".join(f"{field.name}={field.default!r}" for field in dataclasses.fields(solver)) or "none"
     return f"{name}\n  {summary}\n  options:   {options}\n  iteration: {solver.unit}\n  source:    {solver.source}"
+
+
+app.add_typer(instances_app, name="instances")
+app.add_typer(study_app, name="study")
+app.command()(bench)
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from permsolve._version import __version__
-from permsolve.errors import DocumentError, InputError
+from permsolve.certificates import Certificate
+from permsolve.errors import CertificateError, DocumentError, InputError
 from permsolve.patterns import NM
 from permsolve.result import Result
 from permsolve.run import TracePoint
@@ -57,6 +58,13 @@ class TraceDocument(_Strict):
     bound: float
 
 
+class CertificateDocument(_Strict):
+    """A dual solution in integers that proves the LP bound."""
+
+    exponent: int
+    duals: list[int]
+
+
 class PermutationDocument(_Strict):
     """A permutation, what it belongs to, what it scores and how it was found."""
 
@@ -83,6 +91,7 @@ class PermutationDocument(_Strict):
     setup_time: Annotated[float, Field(ge=0)]
     runtime: Annotated[float, Field(ge=0)]
     trace: list[TraceDocument]
+    certificate: CertificateDocument | None
 
 
 def dump(result: Result) -> str:
@@ -127,6 +136,7 @@ def dump(result: Result) -> str:
         "setup_time": result.setup_time,
         "runtime": result.runtime,
         "trace": [point._asdict() for point in result.trace],
+        "certificate": None if result.certificate is None else result.certificate.to_dict(),
     }
     try:
         PermutationDocument.model_validate(fields)  # what is written can be read
@@ -193,12 +203,25 @@ def parse(text: str | bytes) -> Result:
         shape=shape,
         dtype=document.matrix.dtype,
         fingerprint=document.matrix.fingerprint,
+        certificate=_certificate(document, cols),
     )
     for name in ("efficacy", "gap"):
         claimed, derived = getattr(document, name), getattr(result, name)
         if abs(claimed - derived) > 1e-9 * max(1.0, abs(derived)):
             raise DocumentError(f"the document says {name} = {claimed!r}, its own scores give {derived!r}")
     return result
+
+
+def _certificate(document: PermutationDocument, cols: int) -> Certificate | None:
+    if document.certificate is None:
+        return None
+    if len(document.certificate.duals) != cols:
+        count = len(document.certificate.duals)
+        raise DocumentError(f"the document's certificate has {count} duals for {cols} columns")
+    try:
+        return Certificate.from_dict(document.certificate.model_dump())
+    except CertificateError as error:
+        raise DocumentError(f"the document's certificate is not valid: {error}") from error
 
 
 def _explain(error: ValidationError) -> str:

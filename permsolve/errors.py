@@ -45,6 +45,10 @@ class FileError(InputError):
         self.path = Path(path)
 
 
+class CertificateError(InputError):
+    """A certificate that does not prove the bound it is said to prove."""
+
+
 class SolverError(PermsolveError, RuntimeError):
     """A method broke its contract, for example by offering something that is no permutation."""
 

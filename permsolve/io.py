@@ -167,15 +167,25 @@ def _read_npz(file: Path, tensor: str | None) -> Any:
     try:
         with zipfile.ZipFile(file) as archive:
             members = {name.removesuffix(".npy"): name for name in archive.namelist() if name.endswith(".npy")}
-            arrays = {}
-            for name, member in members.items():
-                if tensor is None or name == tensor:
-                    with archive.open(member) as stream:
-                        arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
+            if tensor is None:  # the headers tell which member it must be; one that is named need not be looked for
+                shapes = {name: _shape_of(archive, member) for name, member in members.items()}
+            else:
+                shapes = dict.fromkeys(members, ())
+            name = _choose(file, shapes, tensor)
+            with archive.open(members[name]) as stream:
+                return np.lib.format.read_array(stream, allow_pickle=False)
+    except FileError:
+        raise
     except Exception as error:  # zip, zlib, NumPy and the header's parser each have errors of their own
         raise FileError(file, f"not a readable .npz archive (damaged or truncated): {error}") from error
-    shapes = {name: arrays[name].shape if name in arrays else () for name in members}
-    return arrays[_choose(file, shapes, tensor)]
+
+
+def _shape_of(archive: zipfile.ZipFile, member: str) -> tuple[int, ...]:
+    """Read the shape of an archive's member from its header, and no more."""
+    with archive.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        return read(stream)[0]
 
 
 def _read_safetensors(file: Path, tensor: str | None) -> Any:

@@ -18,8 +18,10 @@ from permsolve.patterns import NM, Permutation
 
 Array = npt.NDArray[Any]
 
-#: The search kernels' row padding; a multiple of every vector register in use.
+#: The search kernels' row padding: one 512-bit register of float32, a multiple of every vector register in use.
 _LANES = 16
+#: Entries handled at a time where `Problem.packed` is made, so that it needs little memory beyond itself.
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,17 +215,39 @@ class Problem:
 
     @cached_property
     def scale(self) -> float:
-        """The largest entry, or 1 where all are zero: `packed` is in this unit."""
-        return float(self.columns.max()) or 1.0
+        """The largest entry of the clipped saliency, or 1 where all are zero: `packed` is in this unit."""
+        return float(self._ceilings.max()) or 1.0
 
     @cached_property
     def packed(self) -> Array:
-        """The saliency for the search kernels: float32 (cols, rows padded with zeros to 16), largest entry 1."""
+        """The saliency for the search kernels: float32 (cols, rows padded with zeros to 16), clipped, largest entry 1.
+
+        Every row is clipped at its (n + 1)-th largest entry. The at most n entries above it are kept whatever the
+        grouping, so all scores fall by the same constant and every difference of scores stays what it is; but a few
+        outliers no longer set the scale, beside which float32 could not tell the rest apart.
+        """
         width = -(-self.rows // _LANES) * _LANES
         packed = np.zeros((self.cols, width), dtype=np.float32)
-        # Divide in the original precision: a float64 of 1e300 or 1e-300 fits float32 only afterwards.
-        np.divide(self.columns, self.columns.dtype.type(self.scale), out=packed[:, : self.rows], casting="same_kind")
+        step = max(1, _CHUNK // self.rows)
+        for start in range(0, self.cols, step):
+            part = slice(start, start + step)
+            clipped = np.minimum(self.columns[part], self._ceilings)
+            # Divide in the original precision: a float64 of 1e300 or 1e-300 fits float32 only afterwards.
+            np.divide(clipped, clipped.dtype.type(self.scale), out=packed[part, : self.rows], casting="same_kind")
         return packed
+
+    @cached_property
+    def _ceilings(self) -> Array:
+        """The (n + 1)-th largest entry of every row, (rows,)."""
+        ceilings = np.empty(self.rows, dtype=self.columns.dtype)
+        rank = self.cols - self.pattern.n - 1
+        step = max(1, _CHUNK // self.cols)
+        for start in range(0, self.rows, step):
+            part = slice(start, start + step)
+            rows = np.array(self.columns[:, part].T, order="C")  # a copy always: it is reordered
+            rows.partition(rank, axis=1)
+            ceilings[part] = rows[:, rank]
+        return ceilings
 
     def score(self, perm: npt.ArrayLike) -> float:
         """Return the score of a permutation by the NumPy reference scorer.

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from permsolve.blocks import BlockBounds
+from permsolve.certificates import Certificate
 from permsolve.errors import InputError, SolverError
 from permsolve.patterns import Permutation
 from permsolve.problem import Problem
@@ -130,24 +132,25 @@ class Run:
         whole[self._span] = order + self._span.start
         return self._core.offer(whole)
 
-    def offer_bound(self, value: float, kind: str) -> None:
-        """Offer a proved upper bound on the score of any permutation of the whole problem.
+    def offer_bound(self, value: float, certificate: Certificate | None = None) -> None:
+        """Offer a proved upper bound on the score of any permutation of this run's columns.
+
+        Where they are one block of several, the core adds up the bounds of the blocks.
 
         Parameters
         ----------
         value
             The bound.
-        kind
-            What proves it: ``"lp"`` or ``"exact"``.
+        certificate
+            A dual solution that proves it to anybody: the bound is then of kind ``"lp"``. Without one it rests on the
+            method's word and is of kind ``"exact"``.
 
         Raises
         ------
         SolverError
             If the incumbent scores more.
         """
-        if self._core.parts > 1:
-            return  # a bound on one block says nothing of the whole
-        self._core.offer_bound(value, kind)
+        self._core.offer_bound(self._span, value, certificate)
 
     def proceed(self, iterations: int = 0) -> bool:
         """Count iterations and say whether to go on.
@@ -301,7 +304,6 @@ class _Core:
         n_jobs: int,
     ) -> None:
         self.problem = problem
-        self.parts = 1 if problem.blocks is None else len(problem.blocks)
         self.stop = None if stop is None else AnyOf((stop,)) if not isinstance(stop, AnyOf) else stop
         self.callbacks = callbacks
         self.report = report
@@ -310,6 +312,8 @@ class _Core:
         self.values = self._group_values(self.order)
         self.score = float(self.values.sum())
         self.baseline = self.score
+        self.m = problem.pattern.m
+        self.bounds = BlockBounds(problem)
         self.bound = problem.rows_bound
         self.bound_kind = "rows"
         self.iterations = 0
@@ -361,11 +365,14 @@ class _Core:
                 self.stopped_by = "callback"
         return True
 
-    def offer_bound(self, value: float, kind: str) -> None:
-        if value < self.score * (1 - OPTIMAL_GAP):
-            raise SolverError(f"the method offered a bound of {value!r}, the incumbent scores {self.score!r}")
-        if value < self.bound:
-            self.bound, self.bound_kind = float(value), kind
+    def offer_bound(self, span: slice, value: float, certificate: Certificate | None) -> None:
+        score = float(self.values[span.start // self.m : span.stop // self.m].sum())
+        if value < score * (1 - OPTIMAL_GAP):
+            raise SolverError(f"the method offered a bound of {value!r}, the incumbent scores {score!r}")
+        if not self.bounds.offer(span, value, certificate):
+            return
+        if self.bounds.total < self.bound:
+            self.bound, self.bound_kind = self.bounds.total, self.bounds.kind
             self.trace.append(TracePoint(self.elapsed(), self.score, self.bound))
 
     def gap(self) -> float:

@@ -85,8 +85,8 @@ def _check(name: str, value: object, *, least: float, whole: bool = False, above
     good = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
     if not good or not isinstance(value, kinds) or value < least or (above and value == least):
         kind = "a whole number" if whole else "a finite number"
-        bound = "above" if above else "of at least"
-        raise InputError(f"{name} = {value!r} must be {kind} {bound} {least:g}")
+        bound = "" if least == -math.inf else f" above {least:g}" if above else f" of at least {least:g}"
+        raise InputError(f"{name} = {value!r} must be {kind}{bound}")
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,25 @@ class AnyOf(Criterion):
     Parameters
     ----------
     criteria
-        The criteria.
+        The criteria, at least one.
+
+    Raises
+    ------
+    InputError
+        If there are none, or one is no criterion.
     """
 
     criteria: tuple[Criterion, ...]
 
     def __post_init__(self) -> None:
-        """Flatten nested criteria."""
+        """Validate the criteria and flatten nested ones."""
+        if not isinstance(self.criteria, (tuple, list)) or not self.criteria:
+            raise InputError(f"AnyOf takes a non-empty tuple of criteria, got {self.criteria!r}")
+        for criterion in self.criteria:
+            if not isinstance(criterion, Criterion):
+                raise InputError(
+                    f"AnyOf holds {criterion!r}, which is no criterion; for example MaxIterations(1000) is"
+                )
         flat = tuple(part for criterion in self.criteria for part in _parts(criterion))
         object.__setattr__(self, "criteria", flat)
 

@@ -128,12 +128,13 @@ def _unit(problem: Problem, windows: Windows) -> float:
     n, m = windows.n, windows.m
     groups = windows.run.rng.permutation(problem.groups)[: max(2, NARROWEST // m)]
     order = windows.orders[0].reshape(-1, m)[groups].ravel()
-    window = make_window(order.shape[0], problem.packed.shape[1], n, m)
+    window = make_window(order.shape[0], problem.packed.shape[1], n, m, windows.halt)
     best = order.copy()
     cold = 1e-7  # of the largest entry: only improvements and ties are accepted
     rows = problem.packed.shape[1]
     proposals = int(min(10 * order.shape[0] ** 2, QUENCH / (20.0 + 0.15 * rows)))
-    anneal_window(window, problem.packed, order, best, n, m, cold, cold, proposals, windows.seed(), proposals)
+    with windows.alarm():
+        anneal_window(window, problem.packed, order, best, n, m, cold, cold, proposals, windows.seed(), proposals)
     if best.shape[0] == problem.cols:
         windows.run.offer(best)  # the quench of the whole problem is an early answer
     unit = float(mean_loss(window, problem.packed, best, n, m, 1000, windows.seed()))

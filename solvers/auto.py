@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+from permsolve.partition import subsets
+from permsolve.partition.master import build_seconds
+from permsolve.partition.values import storable
 from permsolve.problem import Problem
 from permsolve.run import Run
 from permsolve.search.schedule import default_seconds
@@ -15,6 +18,9 @@ from permsolve.solvers.annealing import Annealing, proposal_cost
 ENOUGH_PROPOSALS = 3000
 #: Proposals per pair of columns from which annealing can afford to start warm; short schedules start cooler.
 PLENTY_OF_PROPOSALS = 10_000
+#: Share of the time that enumeration and linear program may take, share of the annealing before them, and modelled
+#: seconds of a node, for the schedule without limits.
+LP_SHARE, WARM_START, NODE_SECONDS = 0.35, 0.05, 4e-6
 #: Columns up to which annealing alone is best whatever the time.
 NARROW = 128
 #: Columns beyond which assignments get larger blocks and, as fewer rounds fit, less noise.
@@ -30,12 +36,14 @@ class _Stage(NamedTuple):
 class Auto(Solver):
     """Pick and chain methods by the problem's size and the time.
 
-    Annealing alone where it can propose every exchange about 3,000 times or the problem has at most 128 columns (from
-    a slightly cooler start where it can do so less than 10,000 times);
-    otherwise perturbed assignments for three quarters of the time and an annealing that starts at half the usual
-    temperature for the rest. It uses all the time it is given. Without a limit the stages share a schedule of
-    ``0.7 * min(cols / 64, 60)`` modelled seconds of one core: 0.7 s at 64 columns, at most 42 s. Under an iteration
-    limit it is annealing alone.
+    Where all groups can be enumerated (168 columns for m = 4) and the time does for their linear program, a short
+    annealing and then ``exact``: large neighbourhood search and branch and bound by turns, until the optimum is proved
+    or the time is over. With less time, annealing alone. Wider problems get annealing alone where it can propose every
+    exchange about 3,000 times (from a slightly cooler start where it can do so less than 10,000 times); otherwise
+    perturbed assignments for three quarters of the time and an annealing that starts at half the usual temperature for
+    the rest. It uses all the time it is given, unless the optimum is proved. Without a limit the stages share a
+    schedule of ``0.7 * min(cols / 64, 60)`` modelled seconds of one core: 0.7 s at 64 columns, at most 42 s. Under an
+    iteration limit it is annealing alone.
     """
 
     source: ClassVar[str] = "ours: the stages' docstrings name their sources"
@@ -43,6 +51,8 @@ class Auto(Solver):
 
     def __call__(self, problem: Problem, run: Run) -> Status:
         """Run the stages one after the other."""
+        if self._enumerable(problem, run):
+            return self._exact(problem, run)
         seconds = min(run.remaining(), 1e9) if run.timed else default_seconds(problem)
         stages = _stages(problem, seconds * run.n_jobs if run.timed else seconds)
         if run.iterations_left() < float("inf"):
@@ -60,9 +70,32 @@ class Auto(Solver):
                 return Status.STOPPED
         return Status.COMPLETED if status is Status.STOPPED else status
 
+    def _enumerable(self, problem: Problem, run: Run) -> bool:
+        """Return whether the linear program over all groups is within reach."""
+        if not storable(problem.cols, problem.pattern.m) or run.iterations_left() < float("inf"):
+            return False
+        if subsets.suits(problem.cols):
+            return True
+        seconds = build_seconds(problem.rows, problem.cols, problem.pattern.m, run.n_jobs if run.timed else 1)
+        return seconds < LP_SHARE * (run.remaining() if run.timed else 2 * default_seconds(problem))
+
+    def _exact(self, problem: Problem, run: Run) -> Status:
+        """Anneal for a moment, then search and prove by turns; without a limit, for a fixed number of nodes."""
+        from permsolve.solvers.exact import Exact
+
+        if not subsets.suits(problem.cols):
+            Annealing(reheats=0)(problem, run.within(seconds=run.remaining() * WARM_START, effort=WARM_START))
+        nodes = float("inf") if run.timed else run.effort * default_seconds(problem) / NODE_SECONDS
+        status = Exact()(problem, run.within(iterations=nodes))
+        return Status.COMPLETED if status is Status.STOPPED and not run.timed else status
+
     def warm_up(self, problem: Problem) -> None:
         """Compile what the stages use; which of them run depends on the time."""
         Annealing().warm_up(problem)
+        if storable(problem.cols, problem.pattern.m):
+            from permsolve.solvers.exact import Exact
+
+            Exact().warm_up(problem)
         if problem.cols > NARROW:
             from permsolve.solvers.assignment import Assignment
 

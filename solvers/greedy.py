@@ -19,7 +19,8 @@ class Greedy(Solver):
 
     Columns come in m rounds that give every group one more. A group of k members is valued as if it kept the
     ``floor(k n / m) + 1`` largest of each row, its fair share: a column that overlaps with those already there adds
-    little. One pass over about ``cols * groups / 2`` pairs; deterministic.
+    little. One pass over about ``cols * groups / 2`` pairs; deterministic. Where a limit ends it, the columns that are
+    left go to the free places in the same order.
     """
 
     source: ClassVar[str] = "list scheduling (Graham, 1966) with the marginal gain of n:m as load; ours"
@@ -33,10 +34,13 @@ class Greedy(Solver):
         members = np.full((problem.groups, m), -1, dtype=np.int64)
         sizes = np.zeros(problem.groups, dtype=np.int64)
         step = max(1, int(2e7 / (problem.groups * problem.packed.shape[1])))
-        for start in range(0, problem.cols, step):
-            chunk = ranked[start : start + step]
+        placed, going = 0, True
+        while going and placed < problem.cols:
+            count = max(int(min(step, run.iterations_left())), 1)
+            chunk = ranked[placed : placed + count]
             place_columns(problem.packed, chunk, kept, members, sizes, n, m)
-            if not run.proceed(len(chunk)) and start + step < problem.cols:
-                return Status.STOPPED
+            placed += len(chunk)
+            going = run.proceed(len(chunk))
+        members[members < 0] = ranked[placed:]
         run.offer(members.ravel())
-        return Status.COMPLETED
+        return Status.COMPLETED if placed == problem.cols else Status.STOPPED

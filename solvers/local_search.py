@@ -69,15 +69,13 @@ class LocalSearch(Solver):
         done = idle = 0
         share = 0.0
         while share < 1.0:
+            improved = self._rematch(problem, windows, run)
             count = max(int(min(epoch, run.iterations_left() // windows.count, budget)), 1)
-            kicked, improved = self._epoch(windows, run, count, least)
-            for chain, order in enumerate(windows.orders):
-                windows.orders[chain] = rematch(problem, order, run.rng)
-                improved |= run.offer(windows.orders[chain])
+            kicked, better = self._epoch(windows, run, count, least)
             done += kicked
             if not run.proceed(kicked):
                 return Status.STOPPED
-            idle = 0 if improved else idle + 1
+            idle = 0 if improved or better else idle + 1
             if idle >= self.patience:
                 idle = 0
                 windows.orders = [run.rng.permutation(problem.cols) for _ in windows.orders]
@@ -85,12 +83,19 @@ class LocalSearch(Solver):
             share = done / budget if limit is None else limit
         return Status.COMPLETED
 
+    def _rematch(self, problem: Problem, windows: Windows, run: Run) -> bool:
+        """Match halves of the groups anew; return whether the incumbent improved."""
+        windows.orders = [rematch(problem, order, run.rng) for order in windows.orders]
+        improved = [run.offer(order) for order in windows.orders]
+        return any(improved)
+
     def _epoch(self, windows: Windows, run: Run, count: int, least: float) -> tuple[int, bool]:
         """Kick every window ``count`` times; return the number of kicks and whether the incumbent improved."""
 
         def work(window: Window, order: Array, seed: np.uint64) -> int:
-            iterate_window(window, windows.packed, order, windows.n, windows.m, count, self.strength, least, seed)
-            return count
+            n, m = windows.n, windows.m
+            _, made = iterate_window(window, windows.packed, order, n, m, count, self.strength, least, seed)
+            return int(made)
 
         kicked = sum(sum(chain) for chain in windows.epoch(work, lambda order: 0))
         improved = [run.offer(order) for order in windows.orders]

@@ -15,6 +15,7 @@ from permsolve.kernels.stripes import best_regroupings
 from permsolve.problem import Problem
 from permsolve.run import Run
 from permsolve.search.exchange import tolerance
+from permsolve.search.start import starting_order
 from permsolve.solver import Solver, Status, check_whole
 
 Array = npt.NDArray[Any]
@@ -23,6 +24,8 @@ Array = npt.NDArray[Any]
 MOST_REGROUPINGS = 10_000
 #: Columns up to which stripes of three groups cover the whole matrix at once (Pool and Yu, 2021).
 WIDEST_TRIPLES = 512
+#: Stripes that are looked at together when a sweep applies the best.
+RANKED = 1024
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,15 @@ class StripeGroups(Solver):
 
     def __call__(self, problem: Problem, run: Run) -> Status:
         """Descend, escape, repeat."""
+        order = starting_order(run)
         if self.groups == 3 and problem.groups * max(problem.pattern.m, 4) > WIDEST_TRIPLES:
             for part in _parts(problem.groups, problem.pattern.m):
-                if _Descent(problem, run, 3, part).descend() is Status.STOPPED:
+                descent = _Descent(problem, run, 3, order, part)
+                if descent.descend() is Status.STOPPED:
                     return Status.STOPPED
-            return _Descent(problem, run, 2).search(self.escapes)
-        return _Descent(problem, run, self.groups).search(self.escapes)
+                order = descent.order
+            return _Descent(problem, run, 2, order).search(self.escapes)
+        return _Descent(problem, run, self.groups, order).search(self.escapes)
 
 
 def regroupings(k: int, m: int) -> int:
@@ -123,17 +129,27 @@ def _parts(groups: int, m: int) -> list[Array]:
     return parts
 
 
-class _Descent:
-    """Sweeps over all stripes of k groups out of some or all groups of the incumbent."""
+def _stripes(groups: Array, k: int) -> Array:
+    """Return all sets of k groups, (count, k), in lexicographic order."""
+    stripes = np.arange(len(groups))[:, None]
+    for _ in range(k - 1):
+        last = stripes[:, -1]
+        more = len(groups) - 1 - last  # how many groups follow the last
+        position = np.arange(more.sum()) - np.repeat(np.cumsum(more) - more, more)
+        stripes = np.column_stack([np.repeat(stripes, more, axis=0), np.repeat(last, more) + 1 + position])
+    return np.asarray(groups)[stripes]
 
-    def __init__(self, problem: Problem, run: Run, k: int, among: Array | None = None) -> None:
+
+class _Descent:
+    """Sweeps over all stripes of k groups out of some or all groups of a permutation."""
+
+    def __init__(self, problem: Problem, run: Run, k: int, order: Array, among: Array | None = None) -> None:
         self.problem, self.run = problem, run
         self.n, self.m = problem.pattern.n, problem.pattern.m
         self.subsets, self.partitions = _tables(k, self.m)
         self.tolerance = tolerance(problem)
-        self.order = run.best
-        groups = range(problem.groups) if among is None else among.tolist()
-        self.stripes = np.array(list(itertools.combinations(groups, k)), dtype=np.int64)
+        self.order = order
+        self.stripes = _stripes(np.arange(problem.groups) if among is None else among, k)
         self.gains = np.zeros(len(self.stripes))
         self.choices = np.zeros(len(self.stripes), dtype=np.int64)
         self.stale = np.ones(problem.groups, dtype=np.bool_)
@@ -160,13 +176,13 @@ class _Descent:
 
     def _evaluate(self) -> bool:
         """Evaluate the stripes of changed groups, in pieces short enough to look at the clock between them."""
-        todo = np.flatnonzero(self.stale[self.stripes].any(axis=1))
+        stale = np.flatnonzero(self.stale[self.stripes].any(axis=1))
         terms = len(self.subsets) * self.problem.packed.shape[1] * self.m + 4 * len(self.partitions)
         piece = max(1, int(2e7 / terms))
         self.stale[:] = False
         batch = piece * self.run.n_jobs
-        for start in range(0, len(todo), batch):
-            chunk = todo[start : start + batch]
+        for start in range(0, len(stale), batch):
+            chunk = stale[start : start + batch]
             self.run.map(self._evaluate_piece, [chunk[k : k + piece] for k in range(0, len(chunk), piece)])
             if not self.run.proceed():
                 return False
@@ -188,10 +204,13 @@ class _Descent:
         self.gains[which], self.choices[which] = gains, choices
 
     def _sweep(self) -> bool:
-        ranked = np.argsort(-self.gains, kind="stable")
-        for stripe in ranked[: np.count_nonzero(self.gains > self.tolerance)]:
-            if not self.stale[self.stripes[stripe]].any():
-                self._apply(stripe)
+        improving = np.flatnonzero(self.gains > self.tolerance)
+        ranked = improving[np.argsort(-self.gains[improving], kind="stable")]
+        for start in range(0, len(ranked), RANKED):  # in pieces: most stripes touch a group that the first few change
+            piece = ranked[start : start + RANKED]
+            for stripe in piece[~self.stale[self.stripes[piece]].any(axis=1)]:
+                if not self.stale[self.stripes[stripe]].any():
+                    self._apply(stripe)
         return bool(self.stale.any())
 
     def _apply(self, stripe: int) -> None:

@@ -52,6 +52,8 @@ def damaged(value: float) -> np.ndarray:
         ({"weight": 1}, ["dict"]),
         (object(), ["object"]),
         (np.zeros((2, 4), dtype=[("a", "f4")]), ["void"]),
+        (np.ma.masked_less(uniform(2, 4), 0.5), ["MaskedArray", "filled"]),
+        (np.ma.masked_array(uniform(2, 4)), ["MaskedArray", "filled"]),
     ],
     ids=str,
 )

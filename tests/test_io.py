@@ -253,6 +253,38 @@ def test_a_compressed_archive_with_damaged_data(tmp_path: Path) -> None:
         read_matrix(path)
 
 
+def damage(path: Path, member: str) -> None:
+    """Overwrite the end of a member's data."""
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(member)
+    data = bytearray(path.read_bytes())
+    end = data.index(member.encode(), info.header_offset) + len(member) + info.compress_size
+    data[end - 20 : end] = b"\xff" * 20
+    path.write_bytes(data)
+
+
+def test_only_the_matrix_of_an_archive_is_read(tmp_path: Path) -> None:
+    """To find it among vectors their headers are enough: damage further on does not matter, nor does their size."""
+    path = write(tmp_path / "w.npz", bias=np.ones(5000), weight=MATRIX, scale=np.ones(5000))
+    damage(path, "bias.npy")
+    np.testing.assert_array_equal(read_matrix(path), MATRIX)
+    np.testing.assert_array_equal(read_matrix(path, "weight"), MATRIX)
+    with pytest.raises(FileError, match="damaged"):
+        read_matrix(path, "bias")
+    damage(path, "weight.npy")
+    for tensor in (None, "weight"):
+        with pytest.raises(FileError, match="damaged"):
+            read_matrix(path, tensor)
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_headers_of_every_version_are_read(tmp_path: Path, version: tuple[int, int]) -> None:
+    path = tmp_path / "w.npz"
+    with zipfile.ZipFile(path, "w") as archive, archive.open("weight.npy", "w") as stream:
+        np.lib.format.write_array(stream, MATRIX, version=version)
+    np.testing.assert_array_equal(read_matrix(path), MATRIX)
+
+
 def test_an_archive_with_a_member_that_is_no_array(tmp_path: Path) -> None:
     path = write(tmp_path / "w.npz", weight=MATRIX)
     with zipfile.ZipFile(path, "a") as archive:

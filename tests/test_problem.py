@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import permsolve
 from permsolve import NM, Problem
 from permsolve.errors import InputError
 
@@ -179,33 +180,89 @@ def test_matrices_that_cannot_be_stacked(matrices: Any, saliency: Any, named: st
 # Packed saliency
 
 
+def clipped(matrix: np.ndarray, n: int = 2) -> np.ndarray:
+    """Return the matrix with every row clipped at its (n + 1)-th largest entry."""
+    return np.minimum(matrix, np.sort(matrix, axis=1)[:, -n - 1, None])
+
+
 @pytest.mark.parametrize("rows", [1, 15, 16, 17, 33])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_packed_is_scaled_and_padded_with_zeros(rows: int, dtype: type) -> None:
+@pytest.mark.parametrize("nm", ["1:2", "2:4", "3:4", "1:8", "7:8"])
+def test_packed_is_clipped_scaled_and_padded_with_zeros(rows: int, dtype: type, nm: str) -> None:
     matrix = (uniform(rows, 8) * 7).astype(dtype)
-    packed = Problem.of(matrix).packed
+    problem = Problem.of(matrix, nm)
+    packed = problem.packed
     assert packed.dtype == np.float32
     assert packed.shape == (8, -(-rows // 16) * 16)
     assert packed.flags.c_contiguous
     assert packed.max() == 1
     assert not packed[:, rows:].any()
-    np.testing.assert_allclose(packed[:, :rows] * matrix.max(), matrix.T, rtol=1e-6)
+    np.testing.assert_allclose(packed[:, :rows].T * problem.scale, clipped(matrix, problem.pattern.n), rtol=1e-6)
+
+
+def test_packed_in_pieces_is_packed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = uniform(37, 24)
+    whole = Problem.of(matrix)
+    for chunk in (1, 100):
+        monkeypatch.setattr("permsolve.problem._CHUNK", chunk)
+        pieces = Problem.of(matrix)
+        np.testing.assert_array_equal(pieces.packed, whole.packed)
+        assert pieces.scale == whole.scale
+
+
+def test_an_outlier_does_not_blind_the_search() -> None:
+    """One entry a billion times the rest: float32 in its unit sees nothing else. It is kept whatever the grouping."""
+    matrix = uniform(64, 64)
+    plain = permsolve.solve(matrix, method="channel_swap", options={"escapes": 0})
+    matrix[5, 9] = 1e9
+    result = permsolve.solve(matrix, method="channel_swap", options={"escapes": 0})
+    assert plain.efficacy > 40
+    assert result.efficacy > 40
+    assert result.score == pytest.approx(slow_score(matrix, result.perm, 2, 4), rel=1e-15)
+
+
+def test_a_row_with_few_entries_is_no_choice_at_all() -> None:
+    """Up to n entries of a row are kept by any grouping: nothing of the row is left for the search."""
+    matrix = np.zeros((2, 8))
+    matrix[0, [1, 6]] = 5, 7
+    matrix[1, [0, 1, 2]] = 3, 1, 2
+    packed = Problem.of(matrix).packed
+    assert not packed[:, 0].any()
+    assert packed[:3, 1].tolist() == [1, 1, 1]
+
+
+@settings(max_examples=200)
+@given(st.data(), st.sampled_from([(1, 2), (2, 4), (1, 4), (3, 4), (2, 6)]), st.integers(1, 3), st.integers(1, 4))
+def test_differences_of_packed_scores_are_those_of_true_scores(
+    data: st.DataObject, nm: tuple[int, int], groups: int, rows: int
+) -> None:
+    """Whatever towers over the rest; a power of two as unit, so that float32 is exact where it should be."""
+    (n, m), cols = nm, groups * nm[1]
+    entries = st.integers(0, 8) | st.sampled_from([2**20, 2**30, 2**40])
+    matrix = data.draw(hnp.arrays(np.float64, (rows, cols), elements=entries))
+    first, second = (np.array(data.draw(st.permutations(range(cols)))) for _ in range(2))
+    problem = Problem.of(matrix, nm)
+    packed = problem.packed[:, :rows].T.astype(np.float64) * problem.scale
+    np.testing.assert_allclose(packed, clipped(matrix, n), rtol=1e-7)
+    found = slow_score(packed, first, n, m) - slow_score(packed, second, n, m)
+    expected = slow_score(matrix, first, n, m) - slow_score(matrix, second, n, m)
+    assert found == pytest.approx(expected, rel=1e-6, abs=1e-6 * cols * rows * problem.scale)
 
 
 @pytest.mark.parametrize("unit", [1e300, 1e-300, 5e-324])
 def test_packed_of_extreme_values(unit: float) -> None:
     matrix = np.array([[1, 2, 3, 4], [8, 0, 4, 2]]) * unit
     problem = Problem.of(matrix)
-    np.testing.assert_allclose(problem.packed[:, :2].T, np.array([[1, 2, 3, 4], [8, 0, 4, 2]]) / 8, rtol=1e-6)
+    np.testing.assert_allclose(problem.packed[:, :2].T, np.array([[1, 2, 2, 2], [2, 0, 2, 2]]) / 2, rtol=1e-6)
     assert problem.baseline == 19 * unit
     assert problem.rows_bound == 19 * unit
 
 
 def test_packed_of_float32_subnormals() -> None:
     tiny = np.float32(1e-45)
-    problem = Problem.of(np.array([[1, 2, 3, 4]], dtype=np.float32) * tiny)
-    np.testing.assert_allclose(problem.packed[:, 0], [0.25, 0.5, 0.75, 1])
-    assert problem.baseline == 7 * float(tiny)
+    problem = Problem.of(np.array([[1, 2, 3, 4, 4, 4, 0, 0]], dtype=np.float32) * tiny)
+    np.testing.assert_allclose(problem.packed[:, 0], [0.25, 0.5, 0.75, 1, 1, 1, 0, 0])
+    assert problem.baseline == 15 * float(tiny)
 
 
 def test_packed_of_zeros_is_zero() -> None:

@@ -80,7 +80,7 @@ def test_an_answer_that_is_no_status_is_the_methods_fault(answer: object) -> Non
 def test_a_bound_below_the_incumbent_is_the_methods_fault() -> None:
     """Such a bound is refuted by the incumbent; taken at its word, it would prove anything optimal."""
     with pytest.raises(SolverError):
-        solve(lambda problem, run: run.offer_bound(problem.baseline / 2, "lp") or Status.COMPLETED)
+        solve(lambda problem, run: run.offer_bound(problem.baseline / 2) or Status.COMPLETED)
 
 
 def test_a_claim_of_optimality_without_a_proof_is_not_believed() -> None:
@@ -90,7 +90,7 @@ def test_a_claim_of_optimality_without_a_proof_is_not_believed() -> None:
 
 
 def test_optimality_is_noticed_where_the_method_does_not_claim_it() -> None:
-    result = solve(lambda problem, run: run.offer_bound(problem.baseline, "exact") or Status.COMPLETED)
+    result = solve(lambda problem, run: run.offer_bound(problem.baseline) or Status.COMPLETED)
     assert result.status is Status.OPTIMAL
     assert (result.bound, result.bound_kind, result.gap) == (result.score, "exact", 0)
     assert result.bound < result.rows_bound
@@ -99,19 +99,30 @@ def test_optimality_is_noticed_where_the_method_does_not_claim_it() -> None:
 def test_bounds_only_fall() -> None:
     def script(problem: Problem, run: Run) -> Status:
         for share in (0.5, 0.8, float("nan"), 0.2):
-            run.offer_bound(problem.baseline + share * (problem.rows_bound - problem.baseline), "lp")
+            run.offer_bound(problem.baseline + share * (problem.rows_bound - problem.baseline))
         return Status.COMPLETED
 
     result = solve(script)
     assert result.bound == pytest.approx(result.baseline + 0.2 * (result.rows_bound - result.baseline), rel=1e-12)
-    assert result.bound_kind == "lp"
+    assert result.bound_kind == "exact"
     assert [point.bound for point in result.trace] == sorted((p.bound for p in result.trace), reverse=True)
 
 
-def test_a_bound_on_a_block_is_not_one_on_the_whole() -> None:
-    result = solve(lambda problem, run: run.offer_bound(problem.baseline, "exact") or Status.OPTIMAL, blocks=(8, 8))
-    assert (result.bound, result.bound_kind) == (result.rows_bound, "rows")
-    assert result.status is not Status.OPTIMAL
+def test_bounds_of_blocks_add_up() -> None:
+    """Every block's bound counts, and a block without one counts with its rows bound."""
+    result = solve(lambda problem, run: run.offer_bound(problem.baseline) or Status.OPTIMAL, blocks=(8, 8))
+    assert result.bound == pytest.approx(result.baseline, rel=1e-12)
+    assert (result.bound_kind, result.status) == ("exact", Status.OPTIMAL)
+
+    def first_only(problem: Problem, run: Run) -> Status:
+        if run.best[0] == 0 and not offered:
+            offered.append(run.offer_bound(problem.baseline))
+        return Status.COMPLETED
+
+    offered: list[None] = []
+    partly = solve(first_only, blocks=(8, 8))
+    assert result.bound < partly.bound < partly.rows_bound
+    assert partly.status is not Status.OPTIMAL
 
 
 def test_the_core_scores_offers_and_keeps_the_best() -> None:

@@ -154,8 +154,8 @@ def test_threads_by_default(monkeypatch: pytest.MonkeyPatch, variable: str, most
     """All cores of this process, or fewer where the environment says so."""
     monkeypatch.setenv("NUMBA_NUM_THREADS", variable)
     cores = len(os.sched_getaffinity(0))
-    assert _solve._threads(None) == (cores if most is None else min(cores, most))
-    assert _solve._threads(7) == 7
+    assert _solve.threads(None) == (cores if most is None else min(cores, most))
+    assert _solve.threads(7) == 7
 
 
 def test_a_convolution_is_the_problem_of_its_matrix() -> None:

@@ -13,11 +13,9 @@ from helpers import uniform
 import permsolve
 from permsolve import Problem, Status
 from permsolve.run import Run
-from permsolve.search.exchange import ExchangeDescent
 from permsolve.search.slots import SlotAssignment
-from permsolve.search.windows import Windows
-from permsolve.solvers import auto, local_search, stripe_groups
-from permsolve.stop import MaxIterations, MaxRuntime
+from permsolve.solvers import auto, greedy, local_search, stripe_groups
+from permsolve.stop import MaxIterations
 
 MATRIX = uniform(9, 32)
 
@@ -93,10 +91,115 @@ def test_stripes_of_a_wide_problem_stay_inside_its_part(monkeypatch: pytest.Monk
     assert result.score >= Problem.of(MATRIX).score(good())
 
 
+@pytest.mark.parametrize(("groups", "k"), [(4, 2), (9, 3), (3, 3), (5, 4)])
+def test_stripes_are_all_sets_of_groups(groups: int, k: int) -> None:
+    among = np.arange(groups) * 7 + 2
+    assert stripe_groups._stripes(among, k).tolist() == [list(x) for x in itertools.combinations(among.tolist(), k)]
+
+
+def test_a_sweep_applies_the_best_stripes_first_and_changes_a_group_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Problem.of(uniform(9, 96))
+    monkeypatch.setattr(stripe_groups, "RANKED", 5)
+    descent = stripe_groups._Descent(problem, make_run(problem), 2, np.arange(96))
+    descent._evaluate()
+    expected, touched = [], set()
+    for stripe in np.argsort(-descent.gains, kind="stable"):
+        groups = set(descent.stripes[stripe].tolist())
+        if descent.gains[stripe] > descent.tolerance and not groups & touched:
+            expected.append(int(stripe))
+            touched |= groups
+    applied: list[int] = []
+    apply = descent._apply
+
+    def watched(stripe: int) -> None:
+        applied.append(int(stripe))
+        apply(stripe)
+
+    monkeypatch.setattr(descent, "_apply", watched)
+    assert descent._sweep()
+    assert applied == expected
+    assert len(applied) > 5
+
+
 def test_greedy_beats_the_identity_where_columns_differ() -> None:
     columns = np.exp(np.random.RandomState(1).standard_normal(64))
     result = permsolve.solve(uniform(32, 64) * np.sort(columns), method="greedy")
     assert result.efficacy > 20
+
+
+def test_greedy_stops_at_the_limit_and_fills_up_the_rest() -> None:
+    """After k columns the others go to the free places: the first k are where the whole construction puts them."""
+    problem = Problem.of(uniform(32, 64) * np.arange(1, 65))
+    whole = make_run(problem)
+    greedy.Greedy()(problem, whole)
+    ranked = np.argsort(-problem.columns.sum(axis=1))
+    home = np.argsort(whole.best) // 4
+    for limit in (1, 20, 63):
+        offered: list[np.ndarray] = []
+        run = make_run(problem, stop=MaxIterations(limit))
+        run.offer = offered.append  # type: ignore[method-assign, assignment]
+        assert greedy.Greedy()(problem, run) is Status.STOPPED
+        assert run.iterations == limit
+        assert sorted(offered[0]) == list(range(64))
+        assert (np.argsort(offered[0]) // 4)[ranked[:limit]].tolist() == home[ranked[:limit]].tolist()
+    assert greedy.Greedy()(problem, make_run(problem, stop=MaxIterations(64))) is Status.COMPLETED
+
+
+@pytest.mark.parametrize("method", permsolve.methods())
+def test_no_iterations_are_none(method: str) -> None:
+    """Nothing but the start is looked at, and it is said what stopped the search."""
+    result = permsolve.solve(MATRIX, method=method, stop=MaxIterations(0), initial=good())
+    assert result.perm.tolist() == good().tolist()
+    assert result.iterations == 0
+    assert result.stopped_by == "MaxIterations(iterations=0)"
+
+
+@pytest.mark.parametrize("limit", [1, 100, 1000])
+def test_annealing_makes_as_many_proposals_as_are_allowed(limit: int) -> None:
+    assert permsolve.solve(MATRIX, method="annealing", stop=MaxIterations(limit)).iterations == limit
+
+
+def bad() -> np.ndarray:
+    """Return an order that scores less than the identity."""
+    problem = Problem.of(MATRIX)
+    draws = [np.random.RandomState(seed).permutation(32) for seed in range(50)]
+    worst = min(draws, key=problem.score)
+    assert problem.score(worst) < problem.baseline
+    return worst
+
+
+@pytest.mark.parametrize("method", ["channel_swap", "stripe_groups"])
+def test_a_search_starts_where_it_is_told_to_even_below_the_identity(method: str) -> None:
+    """Deterministic descents: from the given start they end where that start leads, not where the identity does."""
+    results = [
+        permsolve.solve(MATRIX[:, order], method=method, options={"escapes": 0}, initial=initial)
+        for order, initial in ((np.arange(32), bad()), (bad(), None))
+    ]
+    assert results[0].score == pytest.approx(results[1].score, rel=1e-12)
+    assert results[0].perm.tolist() == bad()[results[1].perm].tolist()
+    assert results[0].score != permsolve.solve(MATRIX, method=method, options={"escapes": 0}).score
+
+
+def test_an_initial_permutation_is_not_written_to() -> None:
+    for method in permsolve.methods():
+        start = bad()
+        permsolve.solve(MATRIX, method=method, initial=start, stop=MaxIterations(3))
+        assert start.tolist() == bad().tolist()
+
+
+def test_ria_warms_up_also_where_the_first_groups_are_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+
+    def watched(search: SlotAssignment, groups: np.ndarray, *more: Any) -> bool:
+        steps.append(len(groups))
+        return step(search, groups, *more)
+
+    step = SlotAssignment.step
+    monkeypatch.setattr(SlotAssignment, "step", watched)
+    matrix = MATRIX.copy()
+    matrix[:, :16] = 0
+    permsolve.get_solver("ria")().warm_up(Problem.of(matrix))
+    assert steps == [4]
 
 
 def test_ria_without_sweeps_is_its_allocation_and_sweeps_improve_it() -> None:
@@ -177,122 +280,3 @@ def test_local_search_starts_again_when_it_is_stuck(monkeypatch: pytest.MonkeyPa
     patient, impatient = scores(10**6), scores(1)
     assert all(a <= b * (1 + 1e-12) for a, b in itertools.pairwise(patient))
     assert any(a > b * (1 + 1e-9) for a, b in itertools.pairwise(impatient))
-
-
-# Search procedures
-
-
-def test_exchange_descent_recomputes_what_changed() -> None:
-    """After sweeps and after a move the next sweep sees the gains that a new descent from there computes."""
-    problem = Problem.of(uniform(40, 48))
-    run = make_run(problem)
-    descent = ExchangeDescent(problem, run, np.arange(48))
-    for step in range(6):
-        if step == 4:
-            while descent.sweep():
-                pass
-            assert not descent.touched.any()
-            members = descent.order.reshape(-1, 4)[[2, 7]]
-            members[0, 0], members[1, 3] = members[1, 3], members[0, 0]
-            descent.move(np.array([2, 7]), members)
-        fresh = ExchangeDescent(problem, run, descent.order)
-        assert descent.sweep() == fresh.sweep()
-        np.testing.assert_array_equal(descent.gain, fresh.gain)
-        assert descent.order.tolist() == fresh.order.tolist()
-
-
-@pytest.mark.parametrize("nm", ["1:2", "2:4", "3:4", "4:8"])
-def test_a_slot_assignment_is_the_best_of_all_assignments(nm: str) -> None:
-    """Freeing one slot in each of four groups leaves 24 ways to refill them."""
-    problem = Problem.of(uniform(9, 32), nm)
-    m = problem.pattern.m
-    rng = np.random.RandomState(2)
-    for _ in range(5):
-        start = rng.permutation(32)
-        groups, slots = rng.permutation(problem.groups)[:4], rng.randint(m, size=4)
-        members = start.reshape(-1, m)
-        best = 0.0
-        for refill in itertools.permutations(members[groups, slots]):
-            trial = members.copy()
-            trial[groups, slots] = refill
-            best = max(best, problem.score(trial.ravel()))
-        search = SlotAssignment(problem, start)
-        search.step(groups, slots)
-        assert problem.score(search.order) == pytest.approx(best, rel=1e-6)
-
-
-def test_a_slot_assignment_with_noise_may_get_worse_and_stays_a_permutation() -> None:
-    problem = Problem.of(MATRIX)
-    search = SlotAssignment(problem, good())
-    rng = np.random.default_rng(0)
-    scores = []
-    for _ in range(20):
-        search.step(np.arange(8), rng.integers(4, size=8), rng.gumbel(size=(8, 8)))
-        scores.append(problem.score(search.order))
-    assert min(scores) < problem.score(good())
-    fresh = SlotAssignment(problem, search.order)
-    np.testing.assert_array_equal(search.state.thresholds, fresh.state.thresholds)
-    np.testing.assert_array_equal(search.state.losses, fresh.state.losses)
-
-
-def test_a_slot_assignment_without_noise_is_taken_only_where_it_improves() -> None:
-    problem = Problem.of(np.random.RandomState(1).randint(0, 2, size=(9, 64)))
-    search = SlotAssignment(problem, np.arange(64))
-    rng = np.random.RandomState(2)
-    before = problem.score(search.order)
-    changes = []
-    for _ in range(200):
-        changes.append(search.step(np.arange(16), rng.randint(4, size=16)))
-        after = problem.score(search.order)
-        assert (after > before) == changes[-1]
-        before = after
-    assert True in changes
-    assert False in changes
-
-
-def test_the_least_lost_slot() -> None:
-    problem = Problem.of(MATRIX)
-    search = SlotAssignment(problem, np.arange(32))
-    slots = search.least_lost(np.arange(8))
-    for group in range(8):
-        losses = search.state.losses[search.members[group]]
-        assert losses[slots[group]] == losses.min()
-    assert search.mean_loss == pytest.approx(search.state.losses.mean(), rel=1e-6)
-
-
-@pytest.mark.parametrize(("rows", "cols", "windows"), [(16, 128, 1), (16, 2048, 4), (2048, 512, 4), (16, 16, 1)])
-def test_windows_share_out_the_groups(rows: int, cols: int, windows: int) -> None:
-    problem = Problem.of(np.ones((rows, cols), dtype=np.float32))
-    dealt = Windows(problem, make_run(problem))
-    assert dealt.count == windows
-    seen: list[np.ndarray] = []
-    dealt.epoch(lambda window, order, seed: seen.append(order.copy()), lambda order: None)
-    assert len(seen) == windows
-    groups = np.concatenate(seen).reshape(-1, 4)
-    assert sorted(map(tuple, groups)) == sorted(map(tuple, np.arange(cols).reshape(-1, 4)))
-    assert sorted(dealt.orders[0]) == list(range(cols))
-
-
-def test_windows_are_dealt_anew_in_every_epoch() -> None:
-    problem = Problem.of(np.ones((16, 2048), dtype=np.float32))
-    dealt = Windows(problem, make_run(problem))
-    epochs: list[set[frozenset[int]]] = []
-    for _ in range(3):
-        seen: list[np.ndarray] = []
-        dealt.epoch(lambda window, order, seed, seen=seen: seen.append(order.copy()), lambda order: None)
-        epochs.append({frozenset(order.tolist()) for order in seen})
-    assert not epochs[0] & epochs[1]
-    assert not epochs[1] & epochs[2]
-
-
-def test_windows_rest_when_the_time_is_over() -> None:
-    problem = Problem.of(np.ones((16, 2048), dtype=np.float32))
-    dealt = Windows(problem, make_run(problem, stop=MaxRuntime(0)))
-    results = dealt.epoch(lambda window, order, seed: "work", lambda order: "idle")
-    assert results == [["idle"] * 4]
-
-
-def test_threads_get_chains_of_their_own_only_where_time_decides() -> None:
-    problem = Problem.of(MATRIX)
-    assert Windows(problem, make_run(problem, n_jobs=3, stop=MaxRuntime(9))).count == 3
-    assert Windows(problem, make_run(problem, n_jobs=3, stop=MaxIterations(9))).count == 1

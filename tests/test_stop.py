@@ -76,8 +76,24 @@ def test_numbers_that_count_nothing(make: Callable[[Any], Criterion], value: obj
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "2", None, False])
 def test_scores_that_are_no_target(value: Any) -> None:
-    with pytest.raises(InputError, match="target score"):
+    with pytest.raises(InputError, match=re.escape(f"target score = {value!r} must be a finite number") + "$"):
         TargetScore(value)
+
+
+@pytest.mark.parametrize(
+    ("criteria", "named"),
+    [
+        ((MaxIterations(1), "x"), "'x'"),
+        ((None,), "None"),
+        ((AnyOf, MaxIterations(1)), "AnyOf"),
+        ((), "()"),
+        (MaxIterations(1), "MaxIterations"),
+        ("ab", "'ab'"),
+    ],
+)
+def test_what_is_no_criterion_cannot_be_joined(criteria: Any, named: str) -> None:
+    with pytest.raises(InputError, match=re.escape(named)):
+        AnyOf(criteria)
 
 
 @pytest.mark.parametrize("limits", [{}, {"seconds": 1, "iterations": 1}, {"seconds": 0}, {"iterations": 0}])

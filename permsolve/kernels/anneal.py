@@ -46,9 +46,11 @@ class Window(NamedTuple):
     state: State
     #: Memoised deltas.
     memo: Memo
+    #: bool (1,): set from another thread to make a kernel return early, at the end of the time.
+    halt: npt.NDArray[Any]
 
 
-def make_window(width: int, rows: int, n: int, m: int) -> Window:
+def make_window(width: int, rows: int, n: int, m: int, halt: npt.NDArray[np.bool_] | None = None) -> Window:
     """Allocate the work space of a window.
 
     Parameters
@@ -61,6 +63,8 @@ def make_window(width: int, rows: int, n: int, m: int) -> Window:
         Entries kept per row.
     m
         Group size.
+    halt
+        bool (1,), kept, or None for one that nobody sets. It is read in kernels: several windows may share it.
 
     Returns
     -------
@@ -73,7 +77,8 @@ def make_window(width: int, rows: int, n: int, m: int) -> Window:
         np.zeros(width, dtype=np.int32),
         np.arange(width) // m * m,
     )
-    return Window(make_state(np.zeros((width, rows), dtype=np.float32), n), memo)
+    state = make_state(np.zeros((width, rows), dtype=np.float32), n)
+    return Window(state, memo, np.zeros(1, dtype=np.bool_) if halt is None else halt)
 
 
 @compiled
@@ -110,7 +115,7 @@ def anneal_window(window, packed, order, best, n, m, start, end, proposals, seed
     start, end
         First and last temperature, in units of ``packed``; ``start >= end > 0``.
     proposals
-        Number of proposals; rounded up to a multiple of `STEP`.
+        Number of proposals, at least 1.
     seed
         uint64 seed of the SplitMix64 stream.
     budget
@@ -121,9 +126,9 @@ def anneal_window(window, packed, order, best, n, m, start, end, proposals, seed
     -------
     tuple
         Change of score of the last and of the best state against the first, the number of accepted proposals, and the
-        number of proposals made.
+        number of proposals made. They are true also where the window's ``halt`` ended the work early.
     """
-    state, memo = window
+    state, memo, halt = window
     log_uniform = LOG_UNIFORM
     width = order.shape[0]
     place = np.arange(width)  # positions hold the window's own numbers; the columns are named again at the end
@@ -142,7 +147,8 @@ def anneal_window(window, packed, order, best, n, m, start, end, proposals, seed
     columns, others = np.uint64(width), np.uint64(width - m)
     for _ in range(steps):
         scale = np.float32(temperature)
-        for _ in range(STEP):
+        for _ in range(min(STEP, max(proposals, 1) - made)):
+            made += 1
             seed += _GOLDEN
             z = _mix(seed)
             p = np.int64(((z & _LOW_27) * columns) >> np.uint64(27))
@@ -172,9 +178,10 @@ def anneal_window(window, packed, order, best, n, m, start, end, proposals, seed
                 if current > top:
                     top = current
                     top_place[:] = place
+                if halt[0]:  # with tall wide groups a step that accepts much may take a tenth of a second
+                    break
         temperature *= cooling
-        made += STEP
-        if made + price * accepted >= budget:
+        if halt[0] or made + price * accepted >= budget:
             break
     best[:] = order[top_place]
     order[:] = order[place]
@@ -199,7 +206,7 @@ def mean_loss(window, packed, order, n, m, samples, seed):
     float
         Mean of ``max(-delta, 0)`` over the samples, in units of ``packed``.
     """
-    state, memo = window
+    state, memo, _ = window
     width = order.shape[0]
     place = np.arange(width)
     for k in range(width):

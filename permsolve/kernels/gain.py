@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from permsolve.kernels._jit import compiled
 
-ROW_BLOCK = 512
+#: Rows multiplied at a time; not the scratch space's `permsolve.kernels.groups.ROW_BLOCK`.
+GAIN_ROWS = 512
 
 
 @compiled
@@ -85,8 +86,8 @@ def gain_block(state, slots, columns, out):
     rows = saliency.shape[1]
     even, quads = slots.shape[0] // 2 * 2, columns.shape[0] // 4 * 4
     out[:, :] = np.float32(0)
-    for start in range(0, rows, ROW_BLOCK):
-        stop = min(start + ROW_BLOCK, rows)
+    for start in range(0, rows, GAIN_ROWS):
+        stop = min(start + GAIN_ROWS, rows)
         for x in range(0, even, 2):
             base_a = _row_sum(thresholds[slots[x]], start, stop)
             base_b = _row_sum(thresholds[slots[x + 1]], start, stop)

@@ -20,8 +20,6 @@ import numpy.typing as npt
 
 from permsolve.kernels._jit import compiled
 
-#: Padding of the row axis: one 512-bit register of float32.
-LANES = 16
 #: Rows handled at a time where a group's order statistics need scratch space; 17 vectors of it stay in L1.
 ROW_BLOCK = 128
 

@@ -10,6 +10,9 @@ from permsolve.kernels.gain import gain_block
 from permsolve.kernels.groups import refresh_all, refresh_group
 from permsolve.kernels.stripes import group_value
 
+#: Slots whose gains are computed between two looks at the window's ``halt``.
+SLOTS = 32
+
 
 @compiled
 def _changed(state, gain, everything, rows, place, group, n, m):
@@ -22,8 +25,8 @@ def _changed(state, gain, everything, rows, place, group, n, m):
 
 
 @compiled
-def _descend(state, gain, everything, rows, place, n, m, tolerance, queue, queued, dirty):
-    """Apply the best exchange of every queued group until none improves; return the change of score."""
+def _descend(state, gain, everything, rows, place, n, m, tolerance, queue, queued, dirty, halt):
+    """Apply the best exchange of every queued group until none improves or it is halted; return the change of score."""
     width = place.shape[0]
     total = 0.0
     head, count = 0, 0
@@ -32,7 +35,7 @@ def _descend(state, gain, everything, rows, place, n, m, tolerance, queue, queue
         if queued[g]:
             queue[count] = g
             count += 1
-    while count > 0:
+    while count > 0 and not halt[0]:
         group = queue[head]
         head = (head + 1) % groups
         count -= 1
@@ -84,10 +87,11 @@ def iterate_window(window, packed, order, n, m, kicks, strength, tolerance, seed
 
     Returns
     -------
-    float
-        Change of score, >= 0 up to rounding.
+    tuple
+        Change of score, >= 0 up to rounding, and the number of perturbations made: fewer where the window's ``halt``
+        ended the work early.
     """
-    state, memo = window
+    state, memo, halt = window
     width = order.shape[0]
     groups = width // m
     strength = min(strength, groups)
@@ -103,10 +107,14 @@ def iterate_window(window, packed, order, n, m, kicks, strength, tolerance, seed
     everything = np.arange(width)
     rows = np.empty((m, width), dtype=np.float32)
     refresh_all(state, place, m, n)
-    gain_block(state, everything, everything, gain)
-    total = _descend(state, gain, everything, rows, place, n, m, tolerance, queue, queued, dirty)
+    for start in range(0, width, SLOTS):
+        if not halt[0]:
+            gain_block(state, everything[start : start + SLOTS], everything, gain[start : start + SLOTS])
+    total = _descend(state, gain, everything, rows, place, n, m, tolerance, queue, queued, dirty, halt)
     kept[:] = place
-    for _ in range(kicks):
+    made = 0
+    while made < kicks and not halt[0]:
+        made += 1
         dirty[:] = False
         picked = 0
         while picked < strength:
@@ -128,7 +136,7 @@ def iterate_window(window, packed, order, n, m, kicks, strength, tolerance, seed
             place[p], place[q] = place[q], place[p]
             _changed(state, gain, everything, rows, place, chosen[k], n, m)
             _changed(state, gain, everything, rows, place, chosen[k + 1], n, m)
-        change += _descend(state, gain, everything, rows, place, n, m, tolerance, queue, queued, dirty)
+        change += _descend(state, gain, everything, rows, place, n, m, tolerance, queue, queued, dirty, halt)
         if change >= 0.0:
             total += change
             for g in range(groups):
@@ -139,10 +147,10 @@ def iterate_window(window, packed, order, n, m, kicks, strength, tolerance, seed
                 if dirty[g]:
                     place[g * m : g * m + m] = kept[g * m : g * m + m]
             for g in range(groups):
-                if dirty[g]:
+                if dirty[g] and not halt[0]:
                     _changed(state, gain, everything, rows, place, g, n, m)
     order[:] = order[place]
-    return total
+    return total, made
 
 
 @compiled

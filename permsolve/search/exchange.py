@@ -13,6 +13,8 @@ from permsolve.run import Run
 
 #: Improvements below this share of the largest column sum are float32 rounding, not progress.
 RELATIVE_TOLERANCE = 1e-6
+#: Modelled nanoseconds of gains computed between two looks at the clock.
+PIECE = 1e7
 
 
 class ExchangeDescent:
@@ -55,19 +57,25 @@ class ExchangeDescent:
         refresh_all(self.state, members.ravel(), self.m, self.n)
         self.touched[groups] = True
 
-    def sweep(self) -> int:
+    def sweep(self) -> int | None:
         """Bring the gain matrix up to date and apply one sweep of exchanges.
 
         Returns
         -------
-        int
-            Number of exchanges applied; 0 at a local optimum.
+        int or None
+            Number of exchanges applied, 0 at a local optimum; None where the run ended before the gains were known.
         """
         stale = self.order.reshape(-1, self.m)[self.touched].ravel()
-        if stale.size:
-            block = np.empty((stale.size, self.columns.size), dtype=np.float32)
-            gain_matrix(self.run.map, self.run.n_jobs, self.state, stale, self.columns, block)
-            self.gain[stale] = block
+        jobs = self.run.n_jobs
+        terms = self.columns.size * self.state.saliency.shape[1]  # of a slot; about 25 of them take a nanosecond
+        piece = jobs * max(2, int(PIECE * 25.0 / terms))
+        for start in range(0, stale.size, piece):
+            if start and not self.run.proceed():
+                return None
+            slots = stale[start : start + piece]
+            block = np.empty((slots.size, self.columns.size), dtype=np.float32)
+            gain_matrix(self.run.map, jobs, self.state, slots, self.columns, block)
+            self.gain[slots] = block
         return int(exchange_sweep(self.state, self.gain, self.order, self.n, self.m, self.tolerance, self.touched))
 
 

@@ -11,6 +11,8 @@ from permsolve.problem import Problem
 
 #: Most groups in one matching: 96 halves are matched in about 3 ms.
 MOST_GROUPS = 48
+#: Modelled nanoseconds that the values of all unions may take: with many rows, fewer groups are matched.
+UNIONS = 1e7
 #: Matching takes whole numbers: values are rounded to this share of the largest.
 _UNITS = 1e9
 
@@ -40,7 +42,7 @@ def rematch(problem: Problem, order: npt.NDArray[np.int64], rng: np.random.Gener
         return order
     import rustworkx
 
-    groups = rng.permutation(problem.groups)[:MOST_GROUPS]
+    groups = rng.permutation(problem.groups)[: _most_groups(problem)]
     halves = rng.permuted(order.reshape(-1, m)[groups], axis=1).reshape(-1, m // 2)
     count = len(halves)
     values = np.zeros((count, count))
@@ -62,3 +64,10 @@ def rematch(problem: Problem, order: npt.NDArray[np.int64], rng: np.random.Gener
     members = order.copy().reshape(-1, m)
     members[groups] = halves[pairs].reshape(-1, m)
     return members.ravel()
+
+
+def _most_groups(problem: Problem) -> int:
+    """Return how many groups can be matched in little time: k of them have 2 k (2 k - 1) / 2 unions of halves."""
+    n, m = problem.pattern.n, problem.pattern.m
+    union = problem.packed.shape[1] * m * n / 8.0  # nanoseconds
+    return max(2, min(MOST_GROUPS, int((UNIONS / (2.0 * union)) ** 0.5)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -12,6 +14,7 @@ import numpy.typing as npt
 from permsolve.kernels.anneal import Window, make_window
 from permsolve.problem import Problem
 from permsolve.run import Run
+from permsolve.search.start import starting_order
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -19,6 +22,8 @@ T = TypeVar("T")
 #: A window's saliency and thresholds should stay in a core's second-level cache.
 WINDOW_BYTES = 1 << 20
 NARROWEST, WIDEST = 128, 512
+#: Epochs, as long as the longest so far, that the end of the time may be away and still be watched for.
+HORIZON = 10.0
 
 
 class _Job(NamedTuple):
@@ -31,7 +36,8 @@ class Windows:
     """One or several permutations (chains), each dealt into windows of 128 to 512 columns anew in every epoch.
 
     The groups are dealt at random, so that in time every two columns meet. Windows share no groups: they are worked on
-    side by side and put together exactly. Problems of up to 128 columns are one window.
+    side by side and put together exactly. Problems of up to 128 columns are one window. How long the work on a window
+    takes is not known beforehand, so a timer ends it with the time: see `alarm`.
 
     Parameters
     ----------
@@ -53,10 +59,15 @@ class Windows:
         chains = run.n_jobs if count == 1 and run.timed else 1
         self.splits = np.array_split(np.arange(problem.groups), count)
         #: The permutations of the chains.
-        self.orders = [run.best for _ in range(chains)]
+        self.orders = [starting_order(run) for _ in range(chains)]
+        #: bool (1,): set when the time is over; the kernels that work on a window look at it.
+        self.halt = np.zeros(1, dtype=np.bool_)
         self._space = [
-            make_window(len(split) * self.m, rows, self.n, self.m) for _ in range(chains) for split in self.splits
+            make_window(len(split) * self.m, rows, self.n, self.m, self.halt)
+            for _ in range(chains)
+            for split in self.splits
         ]
+        self._longest = float("inf")  # seconds of an epoch: until one is known, the end is near
 
     @property
     def count(self) -> int:
@@ -66,6 +77,24 @@ class Windows:
     def seed(self) -> np.uint64:
         """Return a fresh seed for a kernel."""
         return np.uint64(self.run.rng.integers(2**63))
+
+    @contextmanager
+    def alarm(self) -> Iterator[None]:
+        """Set `halt` when the time is over, should that come before the end of the block.
+
+        Kernels release the GIL, so the timer's thread runs beside them. Where the end is far away, there is no timer.
+        """
+        left = self.run.remaining()
+        if left == float("inf") or left > HORIZON * self._longest:
+            yield
+            return
+        timer = threading.Timer(left, self.halt.fill, (True,))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def epoch(self, work: Callable[[Window, Array, np.uint64], T], idle: Callable[[Array], T]) -> list[list[T]]:
         """Work on every window once.
@@ -91,14 +120,18 @@ class Windows:
                 _Job(self._space[len(jobs) + k], groups[deal[split]].ravel(), self.seed())
                 for k, split in enumerate(self.splits)
             ]
-        deadline = time.perf_counter() + self.run.remaining()
+        began = time.perf_counter()
+        deadline = began + self.run.remaining()
 
         def task(job: _Job) -> T:
             if time.perf_counter() >= deadline:
                 return idle(job.order)
             return work(job.window, job.order, job.seed)
 
-        results = self.run.map(task, jobs)
+        with self.alarm():
+            results = self.run.map(task, jobs)
+        took = time.perf_counter() - began
+        self._longest = took if self._longest == float("inf") else max(self._longest, took)
         size = len(self.splits)
         chains = [slice(k * size, (k + 1) * size) for k in range(len(self.orders))]
         self.orders = [np.concatenate([job.order for job in jobs[chain]]) for chain in chains]

@@ -21,6 +21,7 @@ ALL: tuple[Callable[..., Any], ...] = (
     generators.heavy_tails,
     generators.duplicated_columns,
     generators.planted,
+    generators.unstructured_sparse,
 )
 
 
@@ -136,6 +137,18 @@ def test_duplicated_columns_are_shuffled() -> None:
     assert not all(neighbours)
 
 
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.7, 0.99])
+def test_unstructured_sparse_loses_the_smallest_magnitudes_of_the_whole_matrix(sparsity: float) -> None:
+    plain = generators.normal(40, 30, seed=5)
+    matrix = generators.unstructured_sparse(40, 30, seed=5, sparsity=sparsity)
+    kept = matrix != 0
+    assert int((~kept).sum()) == round(sparsity * plain.size)
+    np.testing.assert_array_equal(matrix[kept], plain[kept])
+    if sparsity:
+        assert np.abs(plain[~kept]).max() < np.abs(plain[kept]).min()
+        assert (matrix < 0).any()  # by magnitude, not by value
+
+
 @pytest.mark.parametrize(("n", "m"), [(1, 2), (2, 4), (1, 4), (3, 4), (2, 5), (4, 8)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_planted_optimum(n: int, m: int, seed: int) -> None:
@@ -187,6 +200,9 @@ def test_bad_shapes_and_seeds(generator: Callable[..., Any], shape: Any, seed: A
         (generators.lognormal_columns, 8, {"sigma": float("nan")}, "sigma must be"),
         (generators.heavy_tails, 8, {"df": 0.0}, "df must be"),
         (generators.heavy_tails, 8, {"df": float("inf")}, "df must be"),
+        (generators.unstructured_sparse, 8, {"sparsity": 1.0}, "sparsity must be"),
+        (generators.unstructured_sparse, 8, {"sparsity": -0.1}, "sparsity must be"),
+        (generators.unstructured_sparse, 8, {"sparsity": float("nan")}, "sparsity must be"),
         (generators.duplicated_columns, 8, {"copies": 0}, "copies must be"),
         (generators.duplicated_columns, 8, {"copies": 3}, "cols must be a multiple of copies; got cols=8, copies=3"),
         (generators.planted, 8, {"n": 0}, "n must be an integer"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from reference import KINDS, PATTERNS, matrix, pack, score, shuffled, state_of
@@ -42,7 +44,7 @@ def test_reported_changes_are_those_of_the_score(n: int, m: int, kind: str) -> N
     assert top == score(values, best, n, m) - before
     assert top >= max(change, 0)
     assert sorted(last) == sorted(best) == sorted(order)
-    assert 0 < accepted <= 2000 + STEP
+    assert 0 < accepted <= 2000
 
 
 @pytest.mark.parametrize("rows", [1, 15, 16, 17, 129])
@@ -137,14 +139,27 @@ def test_acceptance_follows_metropolis() -> None:
     leave = 0.5 * np.exp(-1.0)
     bad = leave / (1 + leave)
     expected = (1 - bad) * (0.5 + leave) + bad
-    assert accepted / 200_064 == pytest.approx(expected, abs=0.01)
+    assert accepted / 200_000 == pytest.approx(expected, abs=0.01)
     assert change in (0, -1)
     assert sorted(last) == [0, 1, 2, 3]
 
 
-def test_proposals_are_rounded_up() -> None:
-    for proposals, done in ((0, STEP), (1, STEP), (STEP, STEP), (STEP + 1, 2 * STEP)):
-        assert anneal(np.zeros((5, 8)), shuffled(8), 2, 4, proposals=proposals)[4] == done
+def test_as_many_proposals_are_made_as_were_asked_for_and_at_least_one() -> None:
+    for proposals, done in ((0, 1), (1, 1), (STEP - 1, STEP - 1), (STEP, STEP), (STEP + 1, STEP + 1)):
+        assert anneal(np.zeros((5, 8)), shuffled(8), 2, 4, proposals=proposals)[4] == done  # all of them ties
+
+
+@pytest.mark.parametrize("kind", ["uniform", "zero"])
+def test_a_halt_from_another_thread_ends_the_work_in_a_true_state(kind: str) -> None:
+    """Without it this would take hours; a kernel that kept the flag in a register would not see it change."""
+    values, order = matrix(kind, 21, 32), shuffled(32)
+    packed, window = pack(values), make_window(32, 32, 2, 4)
+    last, best = order.copy(), np.empty_like(order)
+    threading.Timer(0.1, window.halt.fill, (True,)).start()
+    change, top, _, made = anneal_window(window, packed, last, best, 2, 4, 0.5, 0.1, 10**12, SEED)
+    assert 0 < made < 10**12
+    assert change == score(values, last, 2, 4) - score(values, order, 2, 4)
+    assert top == score(values, best, 2, 4) - score(values, order, 2, 4)
 
 
 def test_the_table_of_logarithms_is_that_of_a_uniform_variable() -> None:

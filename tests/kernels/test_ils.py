@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from reference import KINDS, PATTERNS, matrix, pack, score, shuffled, state_of, value
@@ -26,7 +28,8 @@ def iterate(
     packed = pack(values)
     window = window or make_window(len(order), packed.shape[1], n, m)
     last = order.copy()
-    change = iterate_window(window, packed, last, n, m, kicks, strength, TOLERANCE, np.uint64(seed))
+    change, made = iterate_window(window, packed, last, n, m, kicks, strength, TOLERANCE, np.uint64(seed))
+    assert made == kicks
     return last, change
 
 
@@ -91,6 +94,27 @@ def test_the_seed_decides_and_a_used_window_does_not_matter() -> None:
     orders = [iterate(values, order, 2, 4, seed=seed, window=window)[0].tolist() for seed in (1, 2, 1)]
     assert orders[0] == orders[2] != orders[1]
     assert iterate(values, order, 2, 4, seed=1)[0].tolist() == orders[0]
+
+
+@pytest.mark.parametrize("rows", [21, 3000])
+def test_a_halt_from_another_thread_ends_the_work_in_a_true_state(rows: int) -> None:
+    """Without it this would take days: between kicks, and inside the descents of tall matrices."""
+    values, order = matrix("uniform", rows, 64), shuffled(64)
+    packed, last = pack(values), order.copy()
+    window = make_window(64, packed.shape[1], 4, 8)
+    threading.Timer(0.1, window.halt.fill, (True,)).start()
+    change, made = iterate_window(window, packed, last, 4, 8, 10**9, 4, TOLERANCE, np.uint64(7))
+    assert made < 10**9
+    assert change == score(values, last, 4, 8) - score(values, order, 4, 8) >= 0
+
+
+def test_a_halt_before_the_start_leaves_everything_as_it_is() -> None:
+    values, order = matrix("uniform", 21, 40), shuffled(40)
+    window = make_window(40, 32, 2, 4, np.ones(1, dtype=np.bool_))
+    window.memo.deltas[:] = np.nan  # no gain was computed: none may be read
+    last = order.copy()
+    assert iterate_window(window, pack(values), last, 2, 4, 10, 4, TOLERANCE, np.uint64(7)) == (0.0, 0)
+    assert last.tolist() == order.tolist()
 
 
 @pytest.mark.parametrize(("n", "m"), [(n, m) for n, m in PATTERNS if m % 2 == 0])

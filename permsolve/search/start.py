@@ -1,0 +1,27 @@
+"""Where a search starts."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from permsolve.run import Run
+
+
+def starting_order(run: Run) -> npt.NDArray[np.int64]:
+    """Return the permutation that a search should start from: the one given for it, else the incumbent.
+
+    A permutation that the user gives may score less than the identity, which is the incumbent then; whoever gives one
+    wants the search to start there all the same, and the incumbent is not lost by it.
+
+    Parameters
+    ----------
+    run
+        The run.
+
+    Returns
+    -------
+    numpy.ndarray
+        int64 (cols,), a copy.
+    """
+    return run.best if run.initial is None else run.initial.copy()

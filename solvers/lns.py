@@ -1,0 +1,182 @@
+"""Large neighbourhood search: windows of groups regrouped exactly by set partitioning."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from permsolve.partition import neighbourhood
+from permsolve.partition.lp import Duals
+from permsolve.partition.lp import solve as solve_lp
+from permsolve.partition.master import Master, build_seconds, warm_up
+from permsolve.partition.neighbourhood import Chain
+from permsolve.partition.quantise import Quantised
+from permsolve.partition.values import GroupValues, storable
+from permsolve.problem import Problem
+from permsolve.run import Run
+from permsolve.search.schedule import default_seconds
+from permsolve.solver import Solver, Status, check_whole
+
+Array = npt.NDArray[Any]
+
+#: Share of the time, or of its default schedule, that annealing gets to start with.
+WARM_START, WARM_START_WIDE = 0.05, 0.35
+#: Modelled seconds of a node of a window's search, for the schedule without limits.
+NODE_SECONDS = 4e-6
+#: Most groups (of m columns) among the columns of a wide problem's window.
+MOST_IN_WINDOW = 700_000
+#: Nodes that a wide problem's window gets at most.
+WINDOW_NODES = 30_000
+
+
+@dataclass(frozen=True)
+class LNS(Solver):
+    """Exact windows: some groups of the partition are regrouped optimally, over and over.
+
+    Where all groups can be enumerated (168 columns for m = 4), the linear program is solved once; its reduced costs
+    leave a few dozen candidates for a window of 8 groups, which branch and bound regroups in microseconds. Windows grow
+    to 24 groups where nothing improves, then random costs kick the partition. With several threads and a time limit
+    there are as many independent searches.
+
+    Wider problems are dealt at random into windows of ``columns`` columns; each is enumerated, gets its own linear
+    program, and is searched as above before the next deal. Threads take windows side by side.
+
+    It starts from a short annealing, and is annealing alone where the time would not do for the linear program.
+
+    Parameters
+    ----------
+    columns
+        Columns of a window of a wide problem: fewer where m is large.
+    """
+
+    source: ClassVar[str] = (
+        "ours; large neighbourhood search: Shaw, CP 1998; set partitioning windows: Mahajan, Hwu and Nagi 2024"
+    )
+    unit: ClassVar[str] = "one node of a window's search, or one window"
+
+    columns: int = 64
+
+    def __post_init__(self) -> None:
+        """Validate the options."""
+        check_whole("columns", self.columns, least=8, most=168)
+
+    def supports(self, problem: Problem) -> str | None:
+        """Refuse patterns of which not even two groups can be enumerated."""
+        m = problem.pattern.m
+        if storable(problem.cols, m) or math.comb(2 * m, m) <= MOST_IN_WINDOW:
+            return None
+        return f"two groups of {m} columns can be regrouped in too many ways to enumerate; use 'annealing' or 'auto'"
+
+    def __call__(self, problem: Problem, run: Run) -> Status:
+        """Anneal, then search windows until the schedule or a limit ends."""
+        narrow = storable(problem.cols, problem.pattern.m)
+        if run.timed and self._step_seconds(problem, run.n_jobs) > 0.4 * run.remaining():
+            self._anneal(problem, run, 1.0)
+        elif run.initial is None:
+            self._anneal(problem, run, WARM_START if narrow else WARM_START_WIDE)
+        if not run.proceed():
+            return Status.STOPPED
+        return self._search_whole(problem, run) if narrow else self._search_windows(problem, run)
+
+    def warm_up(self, problem: Problem) -> None:
+        """Compile the annealing and the exact search."""
+        from permsolve.solvers.annealing import Annealing
+
+        Annealing().warm_up(problem)
+        warm_up()
+
+    def _step_seconds(self, problem: Problem, n_jobs: int) -> float:
+        """Estimate what passes before the first window is regrouped."""
+        m = problem.pattern.m
+        if storable(problem.cols, m):
+            return build_seconds(problem.rows, problem.cols, m, n_jobs)
+        return build_seconds(problem.rows, _window_groups(self.columns, m) * m, m, 1)
+
+    def _anneal(self, problem: Problem, run: Run, share: float) -> None:
+        from permsolve.solvers.annealing import Annealing
+
+        seconds = run.remaining() * share if run.timed else float("inf")
+        iterations = run.iterations_left() * share  # a float: annealing makes that many proposals, rounded down
+        inner = run.within(seconds=seconds, iterations=iterations, effort=share)
+        Annealing(reheats=0).__call__(problem, inner)
+
+    def _search_whole(self, problem: Problem, run: Run) -> Status:
+        built = Master.build(problem, run)
+        if built is None or not run.proceed(1):
+            return Status.STOPPED
+        pool = neighbourhood.make_candidates(built.values, built.duals)
+        count = run.n_jobs if run.timed else 1
+        chains = [
+            Chain(built.quantised, built.duals, pool, run.best, np.random.default_rng(run.rng.integers(2**63)))
+            for _ in range(count)
+        ]
+        budget = run.effort * default_seconds(problem) / NODE_SECONDS
+        visited = 0
+        while visited < budget or run.progress() is not None:
+            done = sum(run.map(Chain.step, chains))
+            visited += done
+            run.offer(min(chains, key=lambda chain: chain.cost).perm)
+            if not run.proceed(done):
+                return Status.STOPPED
+        return Status.COMPLETED
+
+    def _search_windows(self, problem: Problem, run: Run) -> Status:
+        quantised = Quantised.of(problem)
+        m = problem.pattern.m
+        size = _window_groups(self.columns, m)
+        members = run.best.reshape(-1, m)
+        budget = max(int(run.effort * 20 * problem.groups / size), 1)
+        windows = 0
+        while windows < budget or run.progress() is not None:
+            deals = np.array_split(run.rng.permutation(problem.groups), -(-problem.groups // size))
+            batch = run.n_jobs if run.timed else len(deals)  # without a clock the number of threads must not matter
+            for start in range(0, len(deals), batch):
+                some = deals[start : start + batch]
+                tasks = [(members[deal].ravel(), int(run.rng.integers(2**63))) for deal in some]
+                deadline = time.perf_counter() + run.remaining()
+                answers = run.map(lambda task, until=deadline: _regroup(quantised, *task, until), tasks)  # type: ignore[misc]
+                for deal, answer in zip(some, answers, strict=True):
+                    members[deal] = answer.reshape(-1, m)
+                windows += len(some)
+                run.offer(members.ravel())
+                if not run.proceed(len(some)):
+                    return Status.STOPPED
+        return Status.COMPLETED
+
+
+def _window_groups(columns: int, m: int) -> int:
+    """Return how many groups a window has: as many as can be enumerated, at least two."""
+    groups = max(columns // m, 3)
+    while groups > 2 and math.comb(groups * m, m) > MOST_IN_WINDOW:
+        groups -= 1
+    return groups
+
+
+def _regroup(quantised: Quantised, columns: Array, seed: int, deadline: float) -> Array:
+    """Regroup some columns as well as a bounded search can by a deadline; they come and go in groups of m."""
+
+    def left() -> float:
+        return deadline - time.perf_counter()
+
+    part = quantised.part(columns)
+    values = GroupValues(part, lambda work, items: [work(item) for item in items], deadline)
+    if not values.complete:
+        return columns
+    start = np.arange(len(columns))
+    duals: Duals = solve_lp(values, start, lambda: left() > 0, left)
+    if left() <= 0:
+        return columns
+    if duals.perm is not None:
+        return columns[duals.perm]
+    pool = neighbourhood.make_candidates(values, duals)
+    chain = Chain(part, duals, pool, start, np.random.default_rng(seed))
+    visited, kicks = 0, 0
+    while visited < WINDOW_NODES and kicks < 3 and chain.cost > 0 and left() > 0:
+        visited += chain.step()
+        kicks = chain.kicks
+    return columns[chain.perm]
