@@ -41,9 +41,10 @@ typecheck: $(VENV)/.dev
 	@ln -s ../../solvers .typing/permsolve/solvers && ln -s ../../instances .typing/permsolve/instances
 	cd .typing && ../$(BIN)/mypy --config-file ../pyproject.toml -p permsolve
 
-# Prints the tables that the README quotes and writes benchmarks/results/*.json; about ten minutes.
+# Prints the tables that the README quotes and writes benchmarks/results/*.json; about fifteen minutes.
 bench: $(VENV)/.demo
 	$(BIN)/python benchmarks/core.py
+	$(BIN)/python benchmarks/certificates.py
 
 clean:
 	rm -rf $(VENV) .typing out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,26 +17,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
+from common import RESULTS, Row, record
 
 import permsolve
 from permsolve.instances import generators
-from permsolve.io import write_atomically
 
 SEEDS = range(5)
-RESULTS = Path(__file__).parent / "results"
-
-Row = dict[str, Any]
 
 
 def synthetic() -> list[Row]:
@@ -229,41 +223,6 @@ def real(folder: Path) -> list[Row]:
     return rows
 
 
-def machine() -> Row:
-    """Describe the machine and the versions."""
-    import numba
-    import scipy
-
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [
-            line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        model = names[0] if names else model
-    return {
-        "processor": model,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "numba": numba.__version__,
-        "permsolve": permsolve.__version__,
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-    }
-
-
-def show(title: str, rows: list[Row]) -> None:
-    """Print a table."""
-    print(f"\n## {title}")
-    if rows:
-        print("| " + " | ".join(rows[0]) + " |\n| " + " | ".join("---" for _ in rows[0]) + " |")
-    for row in rows:
-        print(
-            "| " + " | ".join(f"{x:.4g}" if isinstance(x, float) else str(x) for x in row.values()) + " |", flush=True
-        )
-
-
 def main() -> None:
     """Run the sections asked for, print them, and merge them into benchmarks/results/core.json."""
     sections = {"faithful": faithful, "synthetic": synthetic, "optimal": optimal, "speed": speed, "cold": cold}
@@ -275,7 +234,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "core.json")
     arguments = parser.parse_args()
     chosen = arguments.only or [*sections, *(["real"] if arguments.matrices else [])]
-    report = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     for name in chosen:
         if name == "real":
             if arguments.matrices is None or not (arguments.matrices / "index.json").is_file():
@@ -283,10 +241,7 @@ def main() -> None:
             rows = real(arguments.matrices)
         else:
             rows = sections[name]()
-        show(name, rows)
-        report[name] = {"machine": machine(), "rows": rows}
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(arguments.out, (json.dumps(report, indent=1) + "\n").encode())
+        record(arguments.out, name, rows)
 
 
 if __name__ == "__main__":

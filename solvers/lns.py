@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -137,9 +138,9 @@ class LNS(Solver):
             batch = run.n_jobs if run.timed else len(deals)  # without a clock the number of threads must not matter
             for start in range(0, len(deals), batch):
                 some = deals[start : start + batch]
-                tasks = [(members[deal].ravel(), int(run.rng.integers(2**63))) for deal in some]
-                deadline = time.perf_counter() + run.remaining()
-                answers = run.map(lambda task, until=deadline: _regroup(quantised, *task, until), tasks)  # type: ignore[misc]
+                tasks = [_Task(members[deal].ravel(), int(run.rng.integers(2**63))) for deal in some]
+                until = time.perf_counter() + run.remaining()
+                answers = run.map(partial(_regroup, quantised, until), tasks)
                 for deal, answer in zip(some, answers, strict=True):
                     members[deal] = answer.reshape(-1, m)
                 windows += len(some)
@@ -157,8 +158,14 @@ def _window_groups(columns: int, m: int) -> int:
     return groups
 
 
-def _regroup(quantised: Quantised, columns: Array, seed: int, deadline: float) -> Array:
+class _Task(NamedTuple):
+    columns: Array
+    seed: int
+
+
+def _regroup(quantised: Quantised, deadline: float, task: _Task) -> Array:
     """Regroup some columns as well as a bounded search can by a deadline; they come and go in groups of m."""
+    columns = task.columns
 
     def left() -> float:
         return deadline - time.perf_counter()
@@ -174,7 +181,7 @@ def _regroup(quantised: Quantised, columns: Array, seed: int, deadline: float) -
     if duals.perm is not None:
         return columns[duals.perm]
     pool = neighbourhood.make_candidates(values, duals)
-    chain = Chain(part, duals, pool, start, np.random.default_rng(seed))
+    chain = Chain(part, duals, pool, start, np.random.default_rng(task.seed))
     visited, kicks = 0, 0
     while visited < WINDOW_NODES and kicks < 3 and chain.cost > 0 and left() > 0:
         visited += chain.step()

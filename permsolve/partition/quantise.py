@@ -127,12 +127,10 @@ class Quantised:
         numpy.ndarray
             (count,).
         """
+        from permsolve.kernels.score import group_values
+
         values = np.empty(len(groups))
-        step = max(1, (1 << 22) // (self.rows * self.m))
-        for start in range(0, len(groups), step):
-            entries = self.columns[groups[start : start + step]]
-            kept = np.partition(entries, self.m - self.n, axis=1)[:, self.m - self.n :]
-            values[start : start + step] = kept.sum(axis=(1, 2))
+        group_values(self.columns, groups.astype(np.int64).ravel(), self.n, self.m, values)
         return values
 
     def score(self, perm: Permutation) -> int:
