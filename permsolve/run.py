@@ -87,6 +87,7 @@ class Run:
         self._started = 0.0  # on the core's clock
         self._start_share = 0.0
         self.iterations = 0
+        self._counts = True
         #: Share of a method's own schedule that it should work through where nothing limits it.
         self.effort = 1.0
 
@@ -168,8 +169,9 @@ class Run:
         run: Run | None = self
         while run is not None:
             run.iterations += iterations
-            run = run._parent
-        self._core.iterations += iterations
+            run = run._parent if run._counts else None
+        if self._counts:
+            self._core.iterations += iterations
         return self._core.proceed() and not self._exhausted()
 
     def remaining(self) -> float:
@@ -231,6 +233,7 @@ class Run:
         iterations: float = float("inf"),
         columns: slice | None = None,
         effort: float = 1.0,
+        counts: bool = True,
     ) -> Run:
         """Return a run inside this one: the same incumbent, with limits of its own.
 
@@ -244,6 +247,8 @@ class Run:
             Share of the columns, a slice in this run's numbering; its problem is the caller's to make.
         effort
             Share of its own schedule that a method should work through where nothing limits it.
+        counts
+            Whether iterations of the inner run are iterations of this one.
 
         Returns
         -------
@@ -263,6 +268,7 @@ class Run:
         inner._started = self._core.elapsed()
         inner._start_share = self.progress() or 0.0
         inner.iterations = 0
+        inner._counts = counts and self._counts
         inner.effort = self.effort * effort
         return inner
 

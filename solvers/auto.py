@@ -18,9 +18,9 @@ from permsolve.solvers.annealing import Annealing, proposal_cost
 ENOUGH_PROPOSALS = 3000
 #: Proposals per pair of columns from which annealing can afford to start warm; short schedules start cooler.
 PLENTY_OF_PROPOSALS = 10_000
-#: Share of the time that enumeration and linear program may take, share of the annealing before them, and modelled
-#: seconds of a node, for the schedule without limits.
-LP_SHARE, WARM_START, NODE_SECONDS = 0.35, 0.05, 4e-6
+#: Share of the time that enumeration and linear program may take, and modelled seconds of a node of branch and bound,
+#: for the schedule without limits.
+LP_SHARE, NODE_SECONDS = 0.35, 4e-6
 #: Columns up to which annealing alone is best whatever the time.
 NARROW = 128
 #: Columns beyond which assignments get larger blocks and, as fewer rounds fit, less noise.
@@ -36,9 +36,9 @@ class _Stage(NamedTuple):
 class Auto(Solver):
     """Pick and chain methods by the problem's size and the time.
 
-    Where all groups can be enumerated (168 columns for m = 4) and the time does for their linear program, a short
-    annealing and then ``exact``: large neighbourhood search and branch and bound by turns, until the optimum is proved
-    or the time is over. With less time, annealing alone. Wider problems get annealing alone where it can propose every
+    Where all groups can be enumerated (168 columns for m = 4) and the time does for their linear program, ``exact``: a
+    short annealing, then large neighbourhood search and branch and bound by turns, until the optimum is proved or the
+    time is over. With less time, annealing alone. Wider problems get annealing alone where it can propose every
     exchange about 3,000 times (from a slightly cooler start where it can do so less than 10,000 times); otherwise
     perturbed assignments for three quarters of the time and an annealing that starts at half the usual temperature for
     the rest. It uses all the time it is given, unless the optimum is proved. Without a limit the stages share a
@@ -80,14 +80,15 @@ class Auto(Solver):
         return seconds < LP_SHARE * (run.remaining() if run.timed else 2 * default_seconds(problem))
 
     def _exact(self, problem: Problem, run: Run) -> Status:
-        """Anneal for a moment, then search and prove by turns; without a limit, for a fixed number of nodes."""
-        from permsolve.solvers.exact import Exact
+        """Search and prove by turns; without a limit, for a fixed number of nodes."""
+        from permsolve.solvers.exact import WARM_START, Exact
 
-        if not subsets.suits(problem.cols):
-            Annealing(reheats=0)(problem, run.within(seconds=run.remaining() * WARM_START, effort=WARM_START))
-        nodes = float("inf") if run.timed else run.effort * default_seconds(problem) / NODE_SECONDS
+        if run.timed:
+            return Exact()(problem, run)
+        nodes = run.effort * default_seconds(problem) / NODE_SECONDS
+        Annealing(reheats=0)(problem, run.within(effort=WARM_START, counts=False))  # exact has none where nodes count
         status = Exact()(problem, run.within(iterations=nodes))
-        return Status.COMPLETED if status is Status.STOPPED and not run.timed else status
+        return Status.COMPLETED if status is Status.STOPPED else status
 
     def warm_up(self, problem: Problem) -> None:
         """Compile what the stages use; which of them run depends on the time."""

@@ -10,7 +10,12 @@ from permsolve.partition import master, matching, subsets, tree
 from permsolve.partition.values import MOST_STORED, storable
 from permsolve.problem import Problem
 from permsolve.run import Run
+from permsolve.search.schedule import default_seconds
 from permsolve.solver import Solver, Status
+from permsolve.solvers.annealing import Annealing
+
+#: Share of its own schedule that annealing gets to start with.
+WARM_START = 0.05
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,12 @@ class Exact(Solver):
             return matching.solve(problem, run)
         if subsets.suits(problem.cols):
             return subsets.solve(problem, run)
+        # A first answer, should the time end before there is a better one.
+        if run.iterations_left() == math.inf:
+            moment = WARM_START * min(run.remaining(), default_seconds(problem)) if run.timed else math.inf
+            Annealing(reheats=0)(problem, run.within(seconds=moment, effort=WARM_START, counts=False))
+        if not run.proceed():
+            return Status.STOPPED
         built = master.Master.build(problem, run)
         if built is None or not run.proceed(1):
             return Status.STOPPED
@@ -60,4 +71,5 @@ class Exact(Solver):
         elif subsets.suits(problem.cols):
             subsets.warm_up(problem)
         else:
+            Annealing().warm_up(problem)
             master.warm_up()

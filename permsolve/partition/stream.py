@@ -25,6 +25,8 @@ Array = npt.NDArray[Any]
 
 #: Steps (a row of a group) that one core makes in a second in the streaming pass.
 SPEED = 1.4e10
+#: Last members that a prefix costs as much as, however few follow.
+SHORTEST = 64
 #: Most steps of a pass that will be begun: about an hour of two cores.
 MOST_STEPS = 1e14
 #: Steps between two looks at the clock.
@@ -50,14 +52,19 @@ def out_of_reach(problem: Problem) -> str | None:
     str or None
         The reason, or None.
     """
-    count = math.comb(problem.cols, problem.pattern.m)
-    steps = count * problem.rows
+    steps = _steps(problem.rows, problem.cols, problem.pattern.m)
     if steps <= MOST_STEPS and problem.cols < 2**15:
         return None
+    count, m = math.comb(problem.cols, problem.pattern.m), problem.pattern.m
     return (
-        f"{count:.2g} groups of {problem.pattern.m} among {problem.cols} columns of {problem.rows} rows would take "
+        f"{count:.2g} groups of {m} among {problem.cols} columns of {problem.rows} rows would take "
         f"{steps / SPEED / 3600:.2g} core-hours; the rows bound (bound='rows') is there at any size"
     )
+
+
+def _steps(rows: int, cols: int, m: int) -> float:
+    """Return the modelled steps of a pass: every group, and what a prefix costs that few last members follow."""
+    return rows * float(math.comb(cols, m) + SHORTEST * math.comb(cols, m - 1))
 
 
 def bound(problem: Problem, run: Run) -> None:
@@ -71,8 +78,7 @@ def bound(problem: Problem, run: Run) -> None:
         Takes the bound; one iteration is a round of column generation or a pass.
     """
     quantised = Quantised.of(problem)
-    steps = math.comb(quantised.cols, quantised.m) * quantised.rows
-    one_pass = steps / SPEED / run.n_jobs
+    one_pass = _steps(quantised.rows, quantised.cols, quantised.m) / SPEED / run.n_jobs
     if run.remaining() < 1.3 * one_pass:
         return
     # A second pass, after the violations of the first have joined the LP, is worth its time where there is some.
