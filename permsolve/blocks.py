@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 from permsolve.certificates import Certificate
 from permsolve.problem import Problem
 
-#: Largest difference of the exponents of certificates that are joined: beyond it their integers become too large.
-_SPREAD = 8
+#: Two bounds are the same up to this share: one may be rounded up, the other summed.
+_ROUNDING = 1e-12
 
 
 class BlockBounds:
@@ -30,7 +31,7 @@ class BlockBounds:
         if len(spans) == 1:
             self._values[0] = problem.rows_bound
 
-    def offer(self, span: slice, value: float, certificate: Certificate | None) -> bool:
+    def offer(self, span: slice, value: float, certificate: Certificate | None) -> None:
         """Take a bound on one block.
 
         Parameters
@@ -41,20 +42,17 @@ class BlockBounds:
             The bound.
         certificate
             The dual solution that proves it, or None.
-
-        Returns
-        -------
-        bool
-            Whether it is better than what was known.
         """
         k = self._number[span.start]
         proof = self._proofs[k]
         if certificate is not None and (proof is None or value < proof[0]):
             self._proofs[k] = (value, certificate)
-        if not value < self._bound_of(k):
-            return False
-        self._values[k], self._kinds[k] = float(value), "exact" if certificate is None else "lp"
-        return True
+        kind = "exact" if certificate is None else "lp"
+        known = self._bound_of(k)
+        if value < known:
+            self._values[k], self._kinds[k] = float(value), kind
+        elif self._kinds[k] == "rows" and value <= known * (1 + _ROUNDING):
+            self._kinds[k] = kind  # the rows bound of the block, confirmed
 
     def _bound_of(self, k: int) -> float:
         if self._values[k] == math.inf:  # the rows bound of a block is computed where somebody asks for it
@@ -73,18 +71,31 @@ class BlockBounds:
         """The bound of the whole problem, rounded up; infinite while only some blocks have a certificate."""
         if self.kind == "rows":
             return math.inf
+        if self.kind == "lp":
+            return self._joined()[1]
         values = [self._bound_of(k) for k in range(len(self._values))]
         return values[0] if len(values) == 1 else math.nextafter(math.fsum(values), math.inf)
 
     @property
     def certificate(self) -> Certificate | None:
-        """The dual solution of all blocks together, or None where one is missing or their units lie too far apart."""
-        proofs = [proof[1] for proof in self._proofs if proof is not None]
-        if len(proofs) < len(self._proofs):
-            return None
-        # Duals that are feasible for a coarse rounding up are feasible for a finer one.
-        exponent = max(proof.exponent for proof in proofs)
-        if exponent - min(proof.exponent for proof in proofs) > _SPREAD:
-            return None
-        duals = (dual << (exponent - proof.exponent) for proof in proofs for dual in proof.duals)
-        return Certificate(exponent, tuple(duals))
+        """The dual solution of all blocks together, or None where one is missing."""
+        return None if None in self._proofs else self._joined()[0]
+
+    def _joined(self) -> tuple[Certificate, float]:
+        """Join the certificates of all blocks, in the coarsest of their units, and add up what they prove."""
+        proofs = [proof for proof in self._proofs if proof is not None]
+        if len(proofs) == 1:
+            return proofs[0][1], proofs[0][0]
+        exponent = min(certificate.exponent for _, certificate in proofs)
+        n, m, rows = self._problem.pattern.n, self._problem.pattern.m, self._problem.rows
+        duals: list[int] = []
+        values: list[float] = []
+        for value, certificate in proofs:
+            finer = certificate.exponent - exponent
+            # In the coarse unit each of a group's n * rows entries may round up by one more.
+            extra = -(-n * rows // m) if finer else 0
+            coarse = [-(-dual >> finer) + extra for dual in certificate.duals]
+            duals += coarse
+            loss = Fraction(sum(coarse) * 2**finer - sum(certificate.duals)) * Fraction(2) ** -certificate.exponent
+            values += [value, math.nextafter(float(loss), math.inf) if loss else 0.0]
+        return Certificate(exponent, tuple(duals)), math.nextafter(math.fsum(values), math.inf)

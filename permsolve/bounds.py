@@ -208,8 +208,19 @@ def prove_lp(problem: Problem, run: Run) -> None:
             return
         inner = run if problem.blocks is None else run.within(columns=span)
         if part.groups == 1:
-            inner.offer_bound(float(np.nextafter(part.baseline, np.inf)))
+            _prove_group(part, inner)
         elif storable(part.cols, part.pattern.m):
             Master.build(part, inner)
         else:
             stream.bound(part, inner)
+
+
+def _prove_group(problem: Problem, run: Run) -> None:
+    """Offer the value of a problem's only group, with its certificate."""
+    from permsolve.partition.quantise import Quantised
+
+    quantised = Quantised.of(problem)
+    value = int(quantised.worth(np.arange(problem.cols)[None])[0])
+    share, rest = divmod(value, problem.cols)
+    duals = (share + rest, *(share for _ in range(problem.cols - 1)))
+    run.offer_bound(quantised.bound(value), Certificate(quantised.exponent, duals))

@@ -157,13 +157,14 @@ def _quantise(problem: Problem, exponent: int, excess: list[float]) -> Array:
     above = saliency > clip
     excess.extend(saliency[above].tolist())
     excess.extend((-np.broadcast_to(clip, saliency.shape)[above]).tolist())
+    clipped = np.minimum(saliency, clip)
     with np.errstate(over="ignore", under="ignore"):
-        scaled = np.ldexp(np.minimum(saliency, clip), exponent)
+        scaled = np.ldexp(clipped, exponent)
     if not (scaled.max() * n * problem.rows < _MOST):
         raise CertificateError(f"the certificate's exponent {exponent} is too large for this matrix")
     quantised = np.ceil(scaled).astype(np.int64)
     # ldexp rounds where the result is subnormal: never let a positive entry count as nothing.
-    return np.where((quantised == 0) & (saliency > 0), 1, quantised)
+    return np.where((quantised == 0) & (clipped > 0), 1, quantised)
 
 
 def _check_part(
@@ -202,7 +203,10 @@ def _check_part(
 
 def _round_up(value: Fraction) -> float:
     """Return the smallest float64 that is not below a number."""
-    nearest = float(value)
+    try:
+        nearest = float(value)
+    except OverflowError:
+        raise CertificateError("the certificate's bound is larger than any float64: it proves nothing") from None
     return nearest if Fraction(nearest) >= value else math.nextafter(nearest, math.inf)
 
 

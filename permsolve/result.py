@@ -224,7 +224,7 @@ class Result:
             proved = prove(problem, self.certificate, n_jobs=os.cpu_count() or 1)
         except CertificateError as error:
             return [f"certificate: {error}"]
-        if self.bound_kind == "lp" and proved > self.bound:
+        if self.bound_kind == "lp" and proved > self.bound * (1 + 1e-12):  # blocks are rounded up one by one
             return [f"bound: the certificate proves {proved!r}, the result says {self.bound!r}"]
         if self.bound_kind != "lp" and proved < self.bound:
             return [f"bound: the certificate proves {proved!r}, which is better than {self.bound!r}"]

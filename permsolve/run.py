@@ -375,8 +375,7 @@ class _Core:
         score = float(self.values[span.start // self.m : span.stop // self.m].sum())
         if value < score * (1 - OPTIMAL_GAP):
             raise SolverError(f"the method offered a bound of {value!r}, the incumbent scores {score!r}")
-        if not self.bounds.offer(span, value, certificate):
-            return
+        self.bounds.offer(span, value, certificate)
         if self.bounds.total < self.bound:
             self.bound, self.bound_kind = self.bounds.total, self.bounds.kind
             self.trace.append(TracePoint(self.elapsed(), self.score, self.bound))

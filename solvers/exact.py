@@ -60,6 +60,8 @@ class Exact(Solver):
         if not run.proceed():
             return Status.STOPPED
         built = master.Master.build(problem, run)
+        if built is not None and built.duals.perm is not None:
+            run.offer(built.duals.perm)
         if built is None or not run.proceed(1):
             return Status.STOPPED
         return Status.OPTIMAL if tree.prove(built, run) else Status.STOPPED

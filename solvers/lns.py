@@ -108,6 +108,8 @@ class LNS(Solver):
 
     def _search_whole(self, problem: Problem, run: Run) -> Status:
         built = Master.build(problem, run)
+        if built is not None and built.duals.perm is not None:
+            run.offer(built.duals.perm)
         if built is None or not run.proceed(1):
             return Status.STOPPED
         pool = neighbourhood.make_candidates(built.values, built.duals)
@@ -124,6 +126,8 @@ class LNS(Solver):
             run.offer(min(chains, key=lambda chain: chain.cost).perm)
             if not run.proceed(done):
                 return Status.STOPPED
+            if any(chain.solved for chain in chains):
+                return Status.OPTIMAL  # the LP bound is reached
         return Status.COMPLETED
 
     def _search_windows(self, problem: Problem, run: Run) -> Status:
@@ -183,7 +187,7 @@ def _regroup(quantised: Quantised, deadline: float, task: _Task) -> Array:
     pool = neighbourhood.make_candidates(values, duals)
     chain = Chain(part, duals, pool, start, np.random.default_rng(task.seed))
     visited, kicks = 0, 0
-    while visited < WINDOW_NODES and kicks < 3 and chain.cost > 0 and left() > 0:
+    while visited < WINDOW_NODES and kicks < 3 and not chain.solved and left() > 0:
         visited += chain.step()
         kicks = chain.kicks
     return columns[chain.perm]

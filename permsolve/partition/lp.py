@@ -27,6 +27,8 @@ Array = npt.NDArray[Any]
 START, JOIN = 1500, 2000
 #: Rounds after which the LP is given up; it takes three to eight.
 MOST_ROUNDS = 60
+#: A partition that costs no more than this share of the bound is optimal: the rest is rounding.
+SOLVED = 1e-10
 #: The bound is done when it is within this share of the spread of reduced costs of the LP's value.
 CLOSE = 1e-6
 

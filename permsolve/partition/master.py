@@ -40,7 +40,7 @@ class Master:
 
     @classmethod
     def build(cls, problem: Problem, run: Run) -> Master | None:
-        """Enumerate the groups, solve the LP and offer its bound and, where its optimum is one, its partition.
+        """Enumerate the groups, solve the LP and offer its bound.
 
         Parameters
         ----------
@@ -56,13 +56,12 @@ class Master:
         """
         quantised = Quantised.of(problem)
         values = GroupValues(quantised, run.map, time.perf_counter() + run.remaining())
-        if not values.complete or not run.proceed():
+        going = run.proceed()
+        if not values.complete or not going:
             return None
         duals = lp.solve(values, run.best, run.proceed, run.remaining)
         certificate = Certificate(quantised.exponent, tuple(int(price) for price in duals.prices))
         run.offer_bound(quantised.bound(duals.bound), certificate)
-        if duals.perm is not None:
-            run.offer(duals.perm)
         return cls(quantised, values, duals)
 
 

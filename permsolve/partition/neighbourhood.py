@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from permsolve.kernels.cover import make_tree
 from permsolve.kernels.windows import Pool, improve, make_pool, make_work
-from permsolve.partition.lp import Duals
+from permsolve.partition.lp import SOLVED, Duals
 from permsolve.partition.quantise import Quantised
 from permsolve.partition.values import GroupValues
 from permsolve.patterns import Permutation
@@ -96,6 +96,11 @@ class Chain:
         """What the best partition lies below the LP bound."""
         return self._best_cost
 
+    @property
+    def solved(self) -> bool:
+        """Whether the best partition reaches the LP bound, up to rounding."""
+        return self._best_cost <= SOLVED * self.duals.bound
+
     def restart(self, perm: Permutation) -> None:
         """Go on from a partition.
 
@@ -127,8 +132,8 @@ class Chain:
         int
             The nodes visited.
         """
-        if self._best_cost <= 0:
-            return 1  # the LP bound is reached
+        if self.solved:
+            return 1
         nodes, done, changed = self._improve(self._count, 0.0, batch, NODES * self._count)
         cost = float(self._costs.sum())
         if cost < self._best_cost:

@@ -70,8 +70,9 @@ class Quantised:
         excess = math.fsum((*taken.tolist(), *(-given).tolist()))
         clipped = np.minimum(problem.columns, level).astype(np.float64)
         exponent = _exponent(float(clipped.max()), n * rows)
+        rounded = np.ceil(np.ldexp(clipped, exponent))
         return cls(
-            np.ceil(np.ldexp(clipped, exponent)),
+            np.where((rounded == 0) & (clipped > 0), 1.0, rounded),  # ldexp may round to zero: never count less
             exponent,
             Fraction(math.nextafter(excess, math.inf) if excess > 0 else 0.0),
             n,

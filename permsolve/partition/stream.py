@@ -86,6 +86,9 @@ def bound(problem: Problem, run: Run) -> None:
     search.generate()
     while run.proceed(1):
         violations = sweep(quantised, search.prices, run)
+        if isinstance(violations, float):
+            search.prices = search.prices + violations  # too many to list: raise all duals a little, and again
+            continue
         if violations is None:
             return
         prices = repair(quantised, search.prices, violations)
@@ -207,7 +210,7 @@ class Duals:
         return groups, costs[where]
 
 
-def sweep(quantised: Quantised, prices: Array, run: Run) -> Array | None:
+def sweep(quantised: Quantised, prices: Array, run: Run) -> Array | float | None:
     """Look at every group and return those that exceed their duals.
 
     Parameters
@@ -221,37 +224,42 @@ def sweep(quantised: Quantised, prices: Array, run: Run) -> Array | None:
 
     Returns
     -------
-    numpy.ndarray or None
-        int64 (count, m), by falling violation; None where a limit came first, or there are too many.
+    numpy.ndarray, float or None
+        int64 (count, m), by falling violation. Where they are too many to list: by how much to raise all duals before
+        trying again. None where a limit came first.
     """
     from permsolve.kernels.stream import hits_from
 
     cols, rows, m = quantised.cols, quantised.rows, quantised.m
-    fine, raised, floors, coarse = _rounded(quantised, prices)
+    fine, raised, floors, (small, coarse) = _rounded(quantised, prices)
     found: list[Array] = []
 
-    def work(task: tuple[int, int, int]) -> Array | None:
+    def work(task: tuple[int, int, int]) -> Array | float:
         groups = np.empty((CAPACITY, m), dtype=np.int16)
         count = hits_from(fine, raised, floors, coarse, *task, quantised.n, m, groups)
+        hits = groups[: min(count, CAPACITY)].astype(np.int64)
+        excess = quantised.worth(hits) - prices[hits].sum(axis=1)
         if count > CAPACITY:
-            return None
-        hits = groups[:count].astype(np.int64)
-        return np.asarray(hits[quantised.worth(hits) > prices[hits].sum(axis=1)])
+            return float(np.ceil(max(float(np.median(excess)), 2.0 ** (coarse + small)) / m))
+        return np.asarray(hits[excess > 0])
 
     tasks = _tasks(cols, rows, m)
     batch = 4 * run.n_jobs
     for start in range(0, len(tasks), batch):
         answers = run.map(work, tasks[start : start + batch])
-        if any(answer is None for answer in answers) or not run.proceed():
+        lifts = [answer for answer in answers if isinstance(answer, float)]
+        if not run.proceed():
             return None
-        found += [answer for answer in answers if answer is not None and len(answer)]
+        if lifts:
+            return max(lifts)
+        found += [answer for answer in answers if not isinstance(answer, float) and len(answer)]
     groups = np.concatenate(found) if found else np.empty((0, m), dtype=np.int64)
     order = np.argsort(prices[groups].sum(axis=1) - quantised.worth(groups), kind="stable")
     return np.asarray(groups[order])
 
 
-def _rounded(quantised: Quantised, prices: Array) -> tuple[Array, Array, Array, int]:
-    """Return the entries in 32 and in 16 bits, rounded up, the duals in the first unit, rounded down, and the ratio.
+def _rounded(quantised: Quantised, prices: Array) -> tuple[Array, Array, Array, tuple[int, int]]:
+    """Return the entries in 32 and 16 bits, rounded up, the duals in the first unit, rounded down, and the exponents.
 
     What a last member adds to a group near its duals is well below one dual: 16 bits hold the largest dual.
     """
@@ -264,7 +272,7 @@ def _rounded(quantised: Quantised, prices: Array) -> tuple[Array, Array, Array, 
     fine = np.ceil(np.ldexp(columns, -small)).astype(np.int32)
     raised = np.zeros((rows, -(-quantised.cols // BLOCK) * BLOCK), dtype=np.uint16)
     raised[:, : quantised.cols] = -(-fine.T >> coarse)
-    return fine, raised, np.floor(np.ldexp(prices, -small)).astype(np.int64), coarse
+    return fine, raised, np.floor(np.ldexp(prices, -small)).astype(np.int64), (small, coarse)
 
 
 def _tasks(cols: int, rows: int, m: int) -> list[tuple[int, int, int]]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from permsolve.kernels.cover import DEPTH, Tree, climb, make_tree, plant
 from permsolve.partition import neighbourhood
-from permsolve.partition.lp import Duals
+from permsolve.partition.lp import SOLVED, Duals
 from permsolve.partition.master import Master
 from permsolve.partition.quantise import Quantised
 from permsolve.partition.values import GroupValues
@@ -92,7 +92,7 @@ def prove(built: Master, run: Run) -> bool:
     budget = min(_first_budget(values, duals), incumbent)
     chain = None
     nodes = 0
-    while incumbent > 0:  # otherwise the LP bound is reached, and offered already
+    while incumbent > SOLVED * duals.bound:  # otherwise the LP bound is reached, and offered already
         pool = pool_below(values, duals, budget)
         if pool is None:
             return False
