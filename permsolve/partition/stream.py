@@ -24,7 +24,7 @@ from permsolve.run import Run
 Array = npt.NDArray[Any]
 
 #: Steps (a row of a group) that one core makes in a second in the streaming pass.
-SPEED = 1.4e10
+SPEED = 1.8e10
 #: Last members that a prefix costs as much as, however few follow.
 SHORTEST = 64
 #: Most steps of a pass that will be begun: about an hour of two cores.
@@ -36,7 +36,7 @@ CAPACITY = 1 << 18
 #: Rounds of column generation, and groups in the restricted LP after a clearing, per column.
 MOST_ROUNDS, PER_COLUMN = 40, 12
 #: The rounds end when one lowers the LP's duals by less than this share of their sum.
-SETTLED = 2e-5
+SETTLED = 1e-5
 
 
 def out_of_reach(problem: Problem) -> str | None:
