@@ -49,6 +49,10 @@ class CertificateError(InputError):
     """A certificate that does not prove the bound it is said to prove."""
 
 
+class ModelError(InputError):
+    """A model that cannot be traced, or that a plan does not fit."""
+
+
 class SolverError(PermsolveError, RuntimeError):
     """A method broke its contract, for example by offering something that is no permutation."""
 

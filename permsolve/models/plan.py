@@ -1,0 +1,466 @@
+"""Plans: everything a model lets be permuted, solved, applied, verified, undone and stored."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from permsolve._solve import solve as solve_problem
+from permsolve.errors import FileError, InputError, ModelError
+from permsolve.io import write_atomically
+from permsolve.models import verification
+from permsolve.models.analysis import investigate
+from permsolve.models.group import Group
+from permsolve.models.grouping import Refusal, divide
+from permsolve.models.tensors import attach_index, lookup, permute_
+from permsolve.models.trace import trace
+from permsolve.models.verification import Verification
+from permsolve.patterns import NM
+from permsolve.solver import Solver
+from permsolve.stop import Progress
+
+logger = logging.getLogger("permsolve")
+
+#: Called with the group at work and its progress; a true answer ends the solve of that group.
+GroupCallback = Callable[[Group, Progress], object]
+
+
+def analyze(model: nn.Module, example_inputs: object, nm: object = (2, 4), *, gather: str | None = None) -> Plan:
+    """Find every input-channel permutation that a model absorbs without changing its function.
+
+    The model is traced in evaluation mode with `torch.export`; what happens to channels is followed operator by
+    operator, and an operator that is not known keeps the channels it reads where they are. The analysis holds for
+    calls that trace to the same graph as the example does.
+
+    Parameters
+    ----------
+    model
+        The model; it is not changed. It may be on the meta device: then the plan cannot be solved.
+    example_inputs
+        A tensor, a tuple of arguments, or a dict of keyword arguments for its forward. Sizes that happen to be equal
+        do not matter.
+    nm
+        Pattern, (n, m) or ``"n:m"``.
+    gather
+        ``"norm"`` lets norms that only linear layers read be followed by an index of their output's channels, so that
+        each layer of a residual network has an order of its own; the model then does one gather more for each.
+
+    Returns
+    -------
+    Plan
+        The groups of channels that may be permuted, and the weights that may not, with reasons.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be traced with this example.
+    InputError
+        If another argument does not fit.
+    """
+    pattern = NM.parse(nm)
+    if gather not in (None, "norm"):
+        raise InputError(f"gather = {gather!r} must be None or 'norm'")
+    found = investigate(trace(model, example_inputs), gather=gather is not None)
+    groups, refusals = divide(found, pattern)
+    named: list[Group] = []
+    for blocks in groups:
+        group = Group.of(blocks, pattern)
+        taken = sum(each.name.split("#")[0] == group.name for each in named)
+        group.name += f"#{taken + 1}" if taken else ""
+        named.append(group)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Plan(
+        nm=pattern,
+        model=type(model).__name__,
+        parameters=parameters,
+        groups=tuple(named),
+        frozen=tuple(refusals),
+        unknown=dict(found.unknown),
+        example_inputs=example_inputs,
+    )
+
+
+@dataclass(eq=False)
+class Plan:
+    """What a model lets be permuted, and the permutations found.
+
+    Parameters
+    ----------
+    nm
+        The pattern.
+    model
+        Name of the model's class.
+    parameters
+        Number of its parameters.
+    groups
+        Channels that one permutation moves, in the order of the graph.
+    frozen
+        Weights whose input channels stay: ``name``, ``axis``, ``reason``.
+    unknown
+        Operators without a rule that channels met, and how often.
+    example_inputs
+        What the model was traced with, or None for a plan that was read.
+    """
+
+    nm: NM
+    model: str
+    parameters: int
+    groups: tuple[Group, ...]
+    frozen: tuple[Refusal, ...]
+    unknown: dict[str, int] = field(default_factory=dict)
+    example_inputs: object = field(default=None, repr=False)
+
+    @property
+    def consumers(self) -> tuple[str, ...]:
+        """Names of all weights that gain."""
+        return tuple(dict.fromkeys(each.name for group in self.groups for each in group.consumers))
+
+    @property
+    def producers(self) -> tuple[str, ...]:
+        """Names of all weights whose output channels follow."""
+        return tuple(dict.fromkeys(name for group in self.groups for name in group.producers))
+
+    @property
+    def gaining(self) -> int:
+        """Number of parameters that stand in columns a group permutes."""
+        return sum(each.size for group in self.groups for each in group.consumers)
+
+    @property
+    def solved(self) -> bool:
+        """Whether every group has a permutation."""
+        return all(group.perm is not None for group in self.groups)
+
+    def __getitem__(self, name: str) -> Group:
+        """Return a group by its name."""
+        for group in self.groups:
+            if group.name == name:
+                return group
+        known = ", ".join(repr(group.name) for group in self.groups[:8])
+        more = f" and {len(self.groups) - 8} more" if len(self.groups) > 8 else ""
+        raise InputError(f"the plan has no group {name!r}; it has {known or 'none'}{more}")
+
+    def __str__(self) -> str:
+        from permsolve.models.tables import plan_table
+
+        return plan_table(self)
+
+    def assign(self, name: str, perm: npt.ArrayLike) -> None:
+        """Give a group a permutation of one's own.
+
+        Parameters
+        ----------
+        name
+            Name of the group.
+        perm
+            Integers of shape (cols,): column s of the permuted weights is column perm[s] of the old ones.
+
+        Raises
+        ------
+        InputError
+            If there is no such group, or the permutation does not fit.
+        """
+        group = self[name]
+        group.perm = group.check_perm(perm)
+        group.result = None
+
+    def solve(
+        self,
+        model: nn.Module,
+        *,
+        method: str | Solver = "auto",
+        saliency: object = "magnitude",
+        time_limit: float | None = None,
+        seed: int = 0,
+        n_jobs: int | None = None,
+        options: dict[str, Any] | None = None,
+        callbacks: Sequence[GroupCallback] = (),
+        display: bool | None = None,
+        save: str | os.PathLike[str] | None = None,
+        again: bool = False,
+    ) -> Plan:
+        """Solve every group that has no permutation yet.
+
+        Parameters
+        ----------
+        model
+            The model, with data; it is not changed.
+        method, options, seed, n_jobs
+            As in `permsolve.solve`, for each group.
+        saliency
+            A name or saliency object for all weights; a mapping from names of weights to arrays of their shape or
+            saliency objects; or a function of a weight's name and its values, with input channels on axis 1, to an
+            array of that shape.
+        time_limit
+            Seconds for all groups together; each gets a share in proportion to its number of exchanges.
+        callbacks
+            Functions called with a group and its `permsolve.stop.Progress`; a true answer ends that group's solve.
+        display
+            Show progress over the groups: True, False, or None for where a person is watching.
+        save
+            A file that the plan is written to after every group, so that a killed run can go on.
+        again
+            Solve the groups that have a permutation, too.
+
+        Returns
+        -------
+        Plan
+            This plan; every group has its result.
+
+        Raises
+        ------
+        InputError
+            If an argument does not fit.
+        ModelError
+            If the plan is for another model.
+        KeyboardInterrupt
+            If interrupted; what was solved by then stays, the group at work keeps its best.
+        """
+        from permsolve.models.progress import over_groups
+
+        if time_limit is not None and not (isinstance(time_limit, (int, float)) and time_limit > 0):
+            raise InputError(f"time_limit = {time_limit!r} must be a positive number of seconds")
+        verification.check_has_data(model)
+        self.check(model)
+        todo = [group for group in self.groups if again or group.perm is None]
+        deadline = None if time_limit is None else time.perf_counter() + time_limit
+        weights = [float(sum(size**2 for size in group.blocks)) for group in todo]
+        with over_groups(todo, display) as report:
+            for k, group in enumerate(todo):
+                share = None
+                if deadline is not None:
+                    left = max(deadline - time.perf_counter(), 0.0)
+                    share = max(left * weights[k] / sum(weights[k:]), 1e-3)
+                observers = [_bound(callback, group) for callback in callbacks]
+                result = solve_problem(
+                    group.problem(model, saliency),
+                    method=method,
+                    options=options,
+                    time_limit=share,
+                    seed=seed,
+                    n_jobs=n_jobs,
+                    callbacks=[*observers, report(k)],
+                    display=False,
+                )
+                group.result, group.perm = result, result.solution
+                logger.info("%s: efficacy %.2f %% in %.1f s", group.name, result.efficacy, result.runtime)
+                if save is not None:
+                    self.save(save)
+                if result.stopped_by == "interrupt":
+                    raise KeyboardInterrupt
+        return self
+
+    def check(self, model: nn.Module) -> None:
+        """Check that a model has what this plan moves.
+
+        Parameters
+        ----------
+        model
+            The model.
+
+        Raises
+        ------
+        ModelError
+            If a parameter is missing or has another shape.
+        """
+        for group in self.groups:
+            for move in group.movements:
+                if move.role in ("index", "pointed"):
+                    try:
+                        model.get_submodule(move.name)
+                    except AttributeError:
+                        raise ModelError(
+                            f"the plan is for another model: {type(model).__name__} has no module {move.name!r}"
+                        ) from None
+                else:
+                    lookup(model, move.name, move.view)
+                    for name in move.masks:
+                        lookup(model, name, move.view)
+
+    def apply_(self, model: nn.Module, *, example_inputs: object = None, verify: bool = True) -> Verification | None:
+        """Permute a model in place, by every group that has a permutation, and prove its outputs unchanged.
+
+        Parameters
+        ----------
+        model
+            The model whose weights were solved.
+        example_inputs
+            What to verify with; by default what the model was traced with. Where these are floating-point, random ones
+            are tried as well.
+        verify
+            Whether to compare outputs before and after. Without it the model is only checked for fitting the plan.
+
+        Returns
+        -------
+        Verification or None
+            How far the outputs are apart.
+
+        Raises
+        ------
+        ModelError
+            If the model does not fit the plan, has other weights than those that were solved (it may be permuted
+            already), or its outputs change; then it is as it was before.
+        """
+        self.check(model)
+        verification.check_has_data(model)
+        groups = [group for group in self.groups if group.perm is not None]
+        for group in groups:
+            if group.result is not None and group.fingerprint(model) != group.result.fingerprint:
+                raise ModelError(
+                    f"group {group.name!r} was solved for other weights than this model's: it may be permuted "
+                    f"already, or be another checkpoint; solve the plan for this model (again=True)"
+                )
+        if not verify:
+            self._permute(model, groups)
+            return None
+        inputs = verification.need_inputs(example_inputs, self.example_inputs)
+        double = verification.fits_double(model)
+        before = verification.run(model, inputs, double=double)
+        done: list[Group] = []
+        checked = verification.compare(before, before)
+        try:
+            # In the model's own precision errors add up: then every group is verified as it is applied.
+            for part in [groups] if before.dtype == torch.float64 else [[group] for group in groups]:
+                done += part
+                self._permute(model, part)
+                checked = verification.compare(before, verification.run(model, inputs, double=double))
+                if not checked.passed:
+                    names = part[0].name if len(part) == 1 else f"{len(part)} groups"
+                    raise ModelError(f"after permuting {names} the {checked}; the model was put back as it was")
+        except BaseException:
+            self._permute(model, done[::-1], back=True)
+            raise
+        return checked
+
+    def undo_(self, model: nn.Module) -> None:
+        """Put a permuted model back into its own order.
+
+        Parameters
+        ----------
+        model
+            A model that this plan was applied to; it may have been trained or pruned since.
+
+        Raises
+        ------
+        ModelError
+            If the model does not fit the plan.
+        """
+        self.check(model)
+        self._permute(model, [group for group in self.groups if group.perm is not None][::-1], back=True)
+
+    def attach_(self, model: nn.Module) -> None:
+        """Give a fresh model the indices of this plan, so that it can load a permuted checkpoint.
+
+        Only plans made with ``gather="norm"`` have any.
+
+        Parameters
+        ----------
+        model
+            The model.
+
+        Raises
+        ------
+        ModelError
+            If the model does not fit the plan.
+        """
+        for group in self.groups:
+            for move in group.movements:
+                if move.role == "index":
+                    attach_index(model, move.name, move.view[0])
+
+    def _permute(self, model: nn.Module, groups: Sequence[Group], *, back: bool = False) -> None:
+        for group in groups:
+            assert group.perm is not None
+            perm = np.argsort(group.perm) if back else group.perm
+            for move in group.movements:
+                permute_(model, move, perm)
+
+    def to_json(self) -> str:
+        """Return the plan as a JSON document of schema ``permsolve.plan/1``.
+
+        Returns
+        -------
+        str
+            The document: where every permutation goes, and each group's result in full.
+        """
+        from permsolve.models.documents import dump
+
+        return dump(self)
+
+    @staticmethod
+    def from_json(text: str | bytes) -> Plan:
+        """Read a plan.
+
+        Parameters
+        ----------
+        text
+            The document.
+
+        Returns
+        -------
+        Plan
+            The plan, without example inputs.
+
+        Raises
+        ------
+        DocumentError
+            If it does not follow the schema, or its parts do not fit together.
+        """
+        from permsolve.models.documents import parse
+
+        return parse(text)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan as a JSON document, atomically.
+
+        Parameters
+        ----------
+        path
+            Where to; an existing file is replaced.
+
+        Raises
+        ------
+        FileError
+            If the file cannot be written.
+        """
+        write_atomically(path, self.to_json().encode())
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Plan:
+        """Read a plan from a file.
+
+        Parameters
+        ----------
+        path
+            The file.
+
+        Returns
+        -------
+        Plan
+            The plan, without example inputs.
+
+        Raises
+        ------
+        FileError
+            If the file cannot be read.
+        DocumentError
+            If it is no valid plan.
+        """
+        try:
+            text = Path(path).read_bytes()
+        except OSError as error:
+            raise FileError(os.fspath(path), error.strerror or str(error)) from error
+        return Plan.from_json(text)
+
+
+def _bound(callback: GroupCallback, group: Group) -> Callable[[Progress], object]:
+    return lambda progress: callback(group, progress)

@@ -1,0 +1,58 @@
+"""Normalisations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from permsolve.models.rules.registry import Call, rule
+from permsolve.models.values import Value
+
+
+@rule("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm")
+def layer_norm(call: Call) -> Any:
+    """Statistics over the last axes, then weight and bias of their shape."""
+    x = call["input"]
+    axes = list(range(len(x.shape)))
+    inner = axes[len(axes) - len(call["normalized_shape"]) :]
+    affine = [(value, inner) for name in ("weight", "bias") if (value := call.get(name)) is not None]
+    return call.rest(call.algebra.join([(x, axes), *affine], axes, call.shape, within=set(inner)))
+
+
+@rule("group_norm", "native_group_norm")
+def group_norm(call: Call) -> Any:
+    """Statistics over the channels of a group and all that follows."""
+    x = call["input"]
+    groups = int(call["num_groups"] if "num_groups" in call.args else call["group"])
+    batch, channels, *rest = x.shape
+    split = call.algebra.reshape(x, (batch, groups, channels // groups, *rest))
+    axes = list(range(len(split.shape)))
+    affine = [
+        (call.algebra.reshape(value, (groups, channels // groups)), [1, 2])
+        for name in ("weight", "bias")
+        if (value := call.get(name)) is not None
+    ]
+    joined = call.algebra.join([(split, axes), *affine], axes, split.shape, hold={0, 1}, within=set(axes[2:]))
+    return call.rest(call.algebra.reshape(joined, x.shape))
+
+
+def _per_channel(call: Call, names: tuple[str, ...], hold: bool) -> Value:
+    x = call["input"]
+    axes = list(range(len(x.shape)))
+    affine = [(value, [1]) for name in names if (value := call.get(name)) is not None]
+    held = {axis for axis in axes if axis != 1} if hold else set()
+    return call.algebra.join([(x, axes), *affine], axes, call.shape, hold=held)
+
+
+@rule(
+    *("batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit"),
+    *("cudnn_batch_norm", "_batch_norm_with_update", "_batch_norm_no_update"),
+)
+def batch_norm(call: Call) -> Any:
+    """Channel by channel on axis 1."""
+    return call.rest(_per_channel(call, ("weight", "bias", "running_mean", "running_var"), hold=True))
+
+
+@rule("instance_norm")
+def instance_norm(call: Call) -> Any:
+    """Channel by channel and sample by sample."""
+    return _per_channel(call, ("weight", "bias", "running_mean", "running_var"), hold=True)

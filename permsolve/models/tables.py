@@ -1,0 +1,62 @@
+"""Tables of plans for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from permsolve.models.plan import Plan
+
+
+def plan_table(plan: Plan) -> str:
+    """Return what a plan permutes and what not, as text.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+
+    Returns
+    -------
+    str
+        Lines of a table.
+    """
+    share = 100 * plan.gaining / plan.parameters if plan.parameters else 0.0
+    lines = [
+        f"{plan.model}, {plan.nm}: {len(plan.groups)} groups, {len(plan.consumers)} weights gain: "
+        f"{plan.gaining:,} of {plan.parameters:,} parameters ({share:.1f} %)"
+    ]
+    rows = [("group", "channels", "rows", "gain", "follow", "efficacy %")]
+    for group in plan.groups:
+        channels = str(group.cols)
+        if len(group.blocks) > 1:
+            same = len(set(group.blocks)) == 1
+            channels = f"{len(group.blocks)} x {group.blocks[0]}" if same else "+".join(map(str, group.blocks))
+        efficacy = "-" if group.perm is None else "own" if group.result is None else f"{group.result.efficacy:.2f}"
+        moved = len(group.producers) + len(group.followers) + len(group.indices)
+        name = group.name + (f" (index after {', '.join(group.indices)})" if group.indices else "")
+        rows.append((name, channels, f"{group.rows:,}", str(len(group.consumers)), str(moved), efficacy))
+    if plan.groups:
+        lines += _aligned(rows)
+    if plan.frozen:
+        lines.append(f"{len(plan.frozen)} weights stay as they are:")
+        lines += _aligned([(each.name, each.reason) for each in plan.frozen])
+    if plan.unknown:
+        listed = ", ".join(f"{name} ({count})" for name, count in Counter(plan.unknown).most_common())
+        lines.append(f"operators without a rule that channels met: {listed}")
+    return "\n".join(lines)
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    last = len(widths) - 1
+    return [
+        "  "
+        + "  ".join(
+            cell.ljust(widths[k]) if k == 0 or (last == 1 and k == last) else cell.rjust(widths[k])
+            for k, cell in enumerate(row)
+        ).rstrip()
+        for row in rows
+    ]
