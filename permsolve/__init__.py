@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from permsolve._version import __version__
 
 if TYPE_CHECKING:
-    from permsolve import certificates, errors, instances, io, report, saliency, solvers, stop, studies, testing
+    from permsolve import certificates, errors, instances, io, models, report, saliency, solvers, stop, studies, testing
     from permsolve._solve import solve
     from permsolve.bounds import Bound, bound
     from permsolve.certificates import Certificate
@@ -37,7 +37,19 @@ _HOMES = {
     "Solver": "permsolve.solver",
     "Status": "permsolve.solver",
 }
-_MODULES = ("certificates", "errors", "instances", "io", "report", "saliency", "solvers", "stop", "studies", "testing")
+_MODULES = (
+    "certificates",
+    "errors",
+    "instances",
+    "io",
+    "models",
+    "report",
+    "saliency",
+    "solvers",
+    "stop",
+    "studies",
+    "testing",
+)
 
 __all__ = [
     "NM",
@@ -56,6 +68,7 @@ __all__ = [
     "io",
     "load",
     "methods",
+    "models",
     "report",
     "saliency",
     "save",

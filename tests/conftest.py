@@ -21,8 +21,17 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         clear_stale_caches(Path(folder))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked ``gpu`` where torch sees no CUDA device."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer the tests that take minutes."""
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow (many minutes)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip tests marked ``slow`` unless asked for, and those marked ``gpu`` where torch sees no CUDA device."""
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

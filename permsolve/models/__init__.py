@@ -15,8 +15,28 @@ except ImportError as error:
 from permsolve.models.group import Consumer, Group
 from permsolve.models.grouping import Movement, Refusal
 from permsolve.models.plan import Plan, analyze
+from permsolve.models.prunable import PrunableWeight, weights
+from permsolve.models.pruned import Pruned
+from permsolve.models.pruning import prune_, to_semi_structured_
+from permsolve.models.retention import Report, report
 from permsolve.models.verification import Verification, verify
 
-__all__ = ["Consumer", "Group", "Movement", "Plan", "Refusal", "Verification", "analyze", "verify"]
+__all__ = [
+    "Consumer",
+    "Group",
+    "Movement",
+    "Plan",
+    "PrunableWeight",
+    "Pruned",
+    "Refusal",
+    "Report",
+    "Verification",
+    "analyze",
+    "prune_",
+    "report",
+    "to_semi_structured_",
+    "verify",
+    "weights",
+]
 
 del torch

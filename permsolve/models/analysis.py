@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -146,14 +146,14 @@ class _Walk:
                 self.values[node] = None
             elif node.op == "output":
                 for value in _flat(self._resolve(node.args)):
-                    self.algebra.freeze(value, "it is an output of the model")
+                    self.algebra.freeze(value, "an output of the model")
         return self.found
 
     # -- parameters ------------------------------------------------------------------------------------------------
 
     def _name_tensors(self) -> None:
         """Give tensors that are one, or overlap, one name; those that overlap without being one are set aside."""
-        owners: dict[int, tuple[str, Any]] = {}
+        owners: dict[int, list[tuple[str, Any, tuple[int, int]]]] = {}
         self.shared: dict[str, str] = {}
         for source in self.traced.sources.values():
             tensor = source.tensor
@@ -161,13 +161,17 @@ class _Walk:
                 continue
             memory = id(tensor) if tensor.is_meta else tensor.untyped_storage().data_ptr()
             geometry = (tuple(tensor.shape), tensor.stride(), tensor.storage_offset())
-            name, known = owners.setdefault(memory, (source.name, geometry))
-            if name != source.name and tensor.numel():
-                if known == geometry:
+            extent = _extent(tensor)
+            others = owners.setdefault(memory, [])
+            for name, known, (start, stop) in others:
+                if known == geometry and tensor.numel():
                     self.found.aliases[source.name] = name
-                else:
+                    break
+                if start < extent[1] and extent[0] < stop:
                     self.shared[source.name] = name
                     self.shared[name] = source.name
+            else:
+                others.append((source.name, geometry, extent))
 
     def _placeholder(self, node: torch.fx.Node) -> Any:
         source = self.traced.sources.get(node.name)
@@ -258,7 +262,7 @@ class _Walk:
             lambda which: self._known(given, which),
         )
         tensors = call.tensors()
-        if any(0 in value.shape for value in tensors):
+        if any(0 in value.shape for value in tensors) and name != "aten.cat":
             return self._unknown(call, tensors)
         found = rule_of(name)
         if found is None and _is_pointwise(target, name):
@@ -267,13 +271,16 @@ class _Walk:
         if result is NotImplemented:
             return self._unknown(call, tensors)
         _check(call, result)
-        return result
+        constant = all(value.constant for value in tensors)
+        if isinstance(result, list):
+            return [None if each is None else replace(each, constant=constant) for each in result]
+        return replace(result, constant=constant)
 
     def _unknown(self, call: Call, tensors: list[Value]) -> Any:
         if any(value.factors for value in tensors):
             self.found.unknown[call.name] = self.found.unknown.get(call.name, 0) + 1
         for value in tensors:
-            self.algebra.freeze(value, f"{call.where} is not known to keep channels apart")
+            self.algebra.freeze(value, f"{call.where}, an operator without a rule")
             if value.leaf is not None and value.leaf.name in self.grouped:
                 grouped = self.grouped[value.leaf.name]
                 self.found.spaces.freeze(grouped.inputs, call.where)
@@ -325,7 +332,7 @@ class _Walk:
     def _pin(self, node: torch.fx.Node) -> None:
         """Keep the buffers that a known index was computed from as they are."""
         if node.op == "placeholder" and isinstance(self.values[node], Value):
-            self.algebra.freeze(self.values[node], "its values are used as an index")
+            self.algebra.freeze(self.values[node], "use as an index")
         for each in node.all_input_nodes:
             self._pin(each)
 
@@ -346,6 +353,14 @@ class _Walk:
         self.found.spaces.relate([(labels, labels.positions())], f"the index after {module}")
         others = tuple(factor for factor in value.factors if axis not in factor.axes)
         return Value(value.shape, (*others, Factor(labels, (axis,))), value.uniform - {axis}, value.constant)
+
+
+def _extent(tensor: torch.Tensor) -> tuple[int, int]:
+    """Return the first byte of its storage that a tensor uses, and the first one after it."""
+    start = tensor.storage_offset()
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    stop = start + last + 1 if tensor.numel() else start
+    return start * tensor.element_size(), stop * tensor.element_size()
 
 
 def _arguments(node: torch.fx.Node) -> dict[str, Any]:

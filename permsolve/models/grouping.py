@@ -274,7 +274,7 @@ class _Division:
         if key in self.notes and (not reasons or reasons.most_common(1)[0][1] < classes.size):
             return self.notes[key].most_common(1)[0][0]
         if reasons:
-            return f"its channels are told apart: {reasons.most_common(1)[0][0]}"
+            return f"its channels are told apart by {reasons.most_common(1)[0][0]}"
         return "its channels cannot be exchanged in whole groups"
 
 

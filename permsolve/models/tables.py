@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from permsolve.models.plan import Plan
 
+#: Names listed for one reason.
+_NAMED = 3
+
 
 def plan_table(plan: Plan) -> str:
     """Return what a plan permutes and what not, as text.
@@ -28,7 +31,7 @@ def plan_table(plan: Plan) -> str:
         f"{plan.model}, {plan.nm}: {len(plan.groups)} groups, {len(plan.consumers)} weights gain: "
         f"{plan.gaining:,} of {plan.parameters:,} parameters ({share:.1f} %)"
     ]
-    rows = [("group", "channels", "rows", "gain", "follow", "efficacy %")]
+    rows: list[Sequence[str]] = [("group", "channels", "rows", "gain", "follow", "efficacy %")]
     for group in plan.groups:
         channels = str(group.cols)
         if len(group.blocks) > 1:
@@ -42,21 +45,23 @@ def plan_table(plan: Plan) -> str:
         lines += _aligned(rows)
     if plan.frozen:
         lines.append(f"{len(plan.frozen)} weights stay as they are:")
-        lines += _aligned([(each.name, each.reason) for each in plan.frozen])
+        by_reason: dict[str, list[str]] = {}
+        for each in plan.frozen:
+            by_reason.setdefault(each.reason, []).append(each.name)
+        for reason, names in by_reason.items():
+            lines.append(f"  {len(names)}: {reason}")
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            lines.append(f"     {', '.join(names[:_NAMED])}{more}")
     if plan.unknown:
         listed = ", ".join(f"{name} ({count})" for name, count in Counter(plan.unknown).most_common())
         lines.append(f"operators without a rule that channels met: {listed}")
     return "\n".join(lines)
 
 
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def _aligned(rows: list[Sequence[str]]) -> list[str]:
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    last = len(widths) - 1
-    return [
-        "  "
-        + "  ".join(
-            cell.ljust(widths[k]) if k == 0 or (last == 1 and k == last) else cell.rjust(widths[k])
-            for k, cell in enumerate(row)
-        ).rstrip()
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(widths[k]) for k, cell in enumerate(row[1:], start=1))]
+        lines.append("  " + "  ".join(cells))
+    return lines

@@ -216,7 +216,8 @@ class Algebra:
             order, full = whole[0]
             if all(letters == order for letters, _ in whole):  # nothing new is demanded
                 return order, [(full, full.positions())], None
-        self.spaces.relate(parts, self.reason, coordinates=coordinates)
+        beside = " beside channels that cannot move" if fixed != held else ""
+        self.spaces.relate(parts, self.reason + beside, coordinates=coordinates)
         if whole:
             order, full = whole[0]
             return order, [(full, full.positions())], None

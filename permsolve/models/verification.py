@@ -159,8 +159,11 @@ def run(model: nn.Module, inputs: object, *, double: bool) -> Outputs:
     tensors = tensors_of(model)
     own = next((each.dtype for each in tensors.values() if each.is_floating_point()), torch.float32)
     dtype = torch.float64 if double else own
+    # Buffers are copies in any case: a forward may write to them.
     replaced = {
-        name: tensor.detach().to(dtype) for name, tensor in _untied(model) if double and tensor.is_floating_point()
+        name: tensor.detach().to(dtype if double and tensor.is_floating_point() else tensor.dtype, copy=True)
+        for name, tensor in _untied(model)
+        if double or not isinstance(tensor, nn.Parameter)
     }
     outputs: list[torch.Tensor] = []
     watch = _Precision(dtype)
@@ -228,6 +231,8 @@ def _prepare(value: Any, dtype: torch.dtype | None, *, random: bool) -> Any:
 
 class _Precision(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the lowest precision of any tensor an operator returns."""
+
+    supports_higher_order_operators = True
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -166,10 +166,13 @@ def split(call: Call) -> list[Value]:
 
 
 @rule("cat", "concat", "concatenate")
-def cat(call: Call) -> Value:
+def cat(call: Call) -> Any:
     """Tensors one after the other."""
     rank = len(call.shape)
-    values = [value for value in call["tensors"] if len(value.shape) == rank]  # old rule: empty 1-D tensors are skipped
+    # Empty tensors add nothing; torch skips those of shape (0,) whatever the other shapes.
+    values = [value for value in call["tensors"] if 0 not in value.shape]
+    if not values:
+        return NotImplemented
     return call.algebra.cat(values, call.axis("dim", rank), call.shape)
 
 

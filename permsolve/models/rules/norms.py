@@ -35,12 +35,14 @@ def group_norm(call: Call) -> Any:
     return call.rest(call.algebra.reshape(joined, x.shape))
 
 
-def _per_channel(call: Call, names: tuple[str, ...], hold: bool) -> Value:
+def _per_channel(call: Call, first: int) -> Value:
+    """Statistics over all axes from the first on but 1; weights and running statistics for each position of axis 1."""
     x = call["input"]
     axes = list(range(len(x.shape)))
+    names = ("weight", "bias", "running_mean", "running_var")
     affine = [(value, [1]) for name in names if (value := call.get(name)) is not None]
-    held = {axis for axis in axes if axis != 1} if hold else set()
-    return call.algebra.join([(x, axes), *affine], axes, call.shape, hold=held)
+    within = {axis for axis in axes if axis >= first and axis != 1}
+    return call.algebra.join([(x, axes), *affine], axes, call.shape, within=within)
 
 
 @rule(
@@ -49,10 +51,16 @@ def _per_channel(call: Call, names: tuple[str, ...], hold: bool) -> Value:
 )
 def batch_norm(call: Call) -> Any:
     """Channel by channel on axis 1."""
-    return call.rest(_per_channel(call, ("weight", "bias", "running_mean", "running_var"), hold=True))
+    return call.rest(_per_channel(call, 0))
 
 
 @rule("instance_norm")
 def instance_norm(call: Call) -> Any:
     """Channel by channel and sample by sample."""
-    return _per_channel(call, ("weight", "bias", "running_mean", "running_var"), hold=True)
+    return _per_channel(call, 2)
+
+
+@rule("_weight_norm")
+def weight_norm(call: Call) -> Value:
+    """A direction divided by its norms along all axes but one, times a length for each position of that one."""
+    return call.algebra.pointwise([call["v"], call["g"]], call.shape)

@@ -10,10 +10,11 @@ import numpy.typing as npt
 from torch import nn
 
 from permsolve.errors import InputError
-from permsolve.models.pruning import as_text, holds
+from permsolve.models.prunable import PrunableWeight, catalogue, unlisted
+from permsolve.models.pruned import as_text, first_few
+from permsolve.models.pruning import holds
 from permsolve.models.saliencies import ModelSaliency
 from permsolve.models.selection import Filter, close_names
-from permsolve.models.weights import PrunableWeight, catalogue
 from permsolve.patterns import NM
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Report:
     total
         All weights together: sums over the weights, then shares.
     left_out
-        For every other weight with input channels: why it is not in the report.
+        For every other weight: why it is not in the report.
     """
 
     nm: NM
@@ -213,10 +214,9 @@ def report(
         before_saliency = saliency
     listed = catalogue(model, layers, pattern)
     chosen = [weight for weight in listed if weight.reason is None]
-    left_out = {weight.path: weight.reason for weight in listed if weight.reason is not None}
+    left_out = {weight.path: weight.reason for weight in listed if weight.reason is not None} | unlisted(model)
     if not chosen:
-        why = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3])
-        raise InputError(f"no weight of the model can be {pattern}{'; ' if why else ''}{why}")
+        raise InputError(f"no weight of the model can be {pattern}{first_few(left_out)}")
     ranking.check(listed, chosen)
     partners: list[PrunableWeight | None] = [None] * len(chosen)
     old_ranking = ranking
