@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from permsolve.models.gathers import GatherPoints, gather_points, module_of
 from permsolve.models.rules import Call, rule_of
 from permsolve.models.rules.contractions import conv_axes
 from permsolve.models.rules.pointwise import elementwise
@@ -54,14 +54,14 @@ class Axis:
 
 @dataclass(frozen=True)
 class Gather:
-    """A module whose output is put into another order by an index.
+    """A module whose output, or input if it is a linear layer, is put into another order by an index.
 
     Parameters
     ----------
     module
         Full name of the module.
     labels
-        Labels of its output's channels.
+        Labels of the channels that the index makes.
     values
         Whether these are the channels that the index points to, not those it makes.
     """
@@ -110,7 +110,7 @@ def investigate(traced: Traced, *, gather: bool = False) -> Findings:
     traced
         The graph.
     gather
-        Whether norms may be followed by an index.
+        Whether norms may be followed by an index, or linear layers that read them preceded by one.
 
     Returns
     -------
@@ -132,7 +132,8 @@ class _Walk:
         self.names: dict[Any, str] = {}
         self.leaves: dict[str, Value] = {}
         self.constants: dict[torch.fx.Node, torch.Tensor | None] = {}
-        self.gather_after = _gather_points(traced) if gather else {}
+        self.points = gather_points(traced.module.graph) if gather else GatherPoints()
+        self.gathered: dict[torch.fx.Node, Value | None] = {}
 
     def run(self) -> Findings:
         self._name_tensors()
@@ -141,7 +142,7 @@ class _Walk:
             if node.op == "placeholder":
                 self.values[node] = self._placeholder(node)
             elif node.op == "call_function":
-                self.values[node] = self._gathered(node, self._call(node)) if node.users else None
+                self.values[node] = self._after(node, self._call(node)) if node.users else None
             elif node.op == "get_attr":
                 self.values[node] = None
             elif node.op == "output":
@@ -250,6 +251,8 @@ class _Walk:
         shapes = _shapes(node.meta.get("val"))
         given = _arguments(node)
         args = {name: self._resolve(value) for name, value in given.items()}
+        if node in self.points.before:
+            args["input"] = self._before(node, args["input"])
         name = target.overloadpacket.__str__() if isinstance(target, torch._ops.OpOverload) else str(target)
         call = Call(
             name,
@@ -338,19 +341,34 @@ class _Walk:
 
     # -- gathers ---------------------------------------------------------------------------------------------------
 
-    def _gathered(self, node: torch.fx.Node, value: Any) -> Any:
+    def _after(self, node: torch.fx.Node, value: Any) -> Any:
         """Give the output of a norm an order of its own, where it may be followed by an index."""
-        module = self.gather_after.get(node)
-        if module is None or not isinstance(value, Value):
+        name = self.points.after.get(node)
+        if name is None or not isinstance(value, Value):
             return value
+        return self._ordered(value, [name]) or value
+
+    def _before(self, node: torch.fx.Node, value: Value) -> Value:
+        """Give what a linear layer reads an order of its own, the same for all layers that read it."""
+        if node not in self.points.before:
+            return value
+        norm = self.points.before[node][0]
+        if norm not in self.gathered:
+            siblings = [layer for other, layer in self.points.before.values() if other is norm]
+            self.gathered[norm] = self._ordered(value, siblings)
+        return self.gathered[norm] or value
+
+    def _ordered(self, value: Value, names: list[str]) -> Value | None:
+        """Return a tensor whose last axis an index puts in order; None where that cannot be."""
         axis = len(value.shape) - 1
         factors = [factor for factor in value.factors if axis in factor.axes]
         if any(factor.axes != (axis,) for factor in factors) or value.shape[axis] == 1:
-            return value
+            return None
         labels = self.found.spaces.fresh((value.shape[axis],))
-        self.found.gathers.append(Gather(module, labels))
-        self.found.gathers += [Gather(module, factor.labels, values=True) for factor in factors]
-        self.found.spaces.relate([(labels, labels.positions())], f"the index after {module}")
+        for name in names:
+            self.found.gathers.append(Gather(name, labels))
+            self.found.gathers += [Gather(name, factor.labels, values=True) for factor in factors]
+        self.found.spaces.relate([(labels, labels.positions())], f"the index of {names[0]}")
         others = tuple(factor for factor in value.factors if axis not in factor.axes)
         return Value(value.shape, (*others, Factor(labels, (axis,))), value.uniform - {axis}, value.constant)
 
@@ -360,7 +378,7 @@ def _extent(tensor: torch.Tensor) -> tuple[int, int]:
     start = tensor.storage_offset()
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     stop = start + last + 1 if tensor.numel() else start
-    return start * tensor.element_size(), stop * tensor.element_size()
+    return int(start) * tensor.element_size(), int(stop) * tensor.element_size()
 
 
 def _arguments(node: torch.fx.Node) -> dict[str, Any]:
@@ -411,23 +429,6 @@ def _flat(values: Any) -> list[Value]:
     return [values] if isinstance(values, Value) else []
 
 
-def module_of(node: torch.fx.Node) -> str:
-    """Return the full name of the module whose forward made a node.
-
-    Parameters
-    ----------
-    node
-        A node.
-
-    Returns
-    -------
-    str
-        The name; empty for the model itself.
-    """
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    return str(stack[-1][0]) if stack else ""
-
-
 def _where(node: torch.fx.Node) -> str:
     if node.op != "call_function":
         return str(node.name)
@@ -435,64 +436,3 @@ def _where(node: torch.fx.Node) -> str:
     name = str(getattr(target, "overloadpacket", target)).removeprefix("aten.")
     module = module_of(node)
     return f"{name} in {module}" if module else name
-
-
-def _gather_points(traced: Traced) -> dict[torch.fx.Node, str]:
-    """Return the last nodes of norms that linear layers, and nothing else, read."""
-    last: dict[str, torch.fx.Node] = {}
-    calls: dict[str, int] = {}
-    for node in traced.module.graph.nodes:
-        stack = list((node.meta.get("nn_module_stack") or {}).values())
-        if node.op == "call_function" and stack and "norm" in str(stack[-1][1]).rsplit(".", 1)[-1].lower():
-            name = str(stack[-1][0])
-            calls[name] = calls.get(name, 0) + (name not in last or not _follows(node, last[name], name))
-            last[name] = node
-    return {node: name for name, node in last.items() if calls[name] == 1 and _read_by_linears(node)}
-
-
-def _follows(node: torch.fx.Node, before: torch.fx.Node, name: str) -> bool:
-    """Whether a node belongs to the same call of a module as the one before."""
-    between = node.prev
-    while between is not before:
-        if between.op == "call_function" and module_of(between) != name:
-            return False
-        between = between.prev
-    return True
-
-
-def _read_by_linears(node: torch.fx.Node) -> bool:
-    pending, linears = list(node.users), 0
-    while pending:
-        user = pending.pop()
-        name = str(getattr(user.target, "overloadpacket", user.target))
-        if name == "aten.linear" and user.args[0] in (node, *_copies(node)):
-            linears += 1
-        elif name in ("aten.clone", "aten._to_copy", "aten.detach", "aten.dropout"):
-            pending += list(user.users)
-        else:
-            return False
-    return linears > 0
-
-
-def _copies(node: torch.fx.Node) -> list[torch.fx.Node]:
-    found = []
-    for user in node.users:
-        if str(getattr(user.target, "overloadpacket", "")) in ("aten.clone", "aten._to_copy", "aten.detach"):
-            found += [user, *_copies(user)]
-    return found
-
-
-def parameters_total(shapes: dict[str, tuple[int, ...]]) -> int:
-    """Return how many numbers parameters hold.
-
-    Parameters
-    ----------
-    shapes
-        Their shapes.
-
-    Returns
-    -------
-    int
-        The number.
-    """
-    return sum(math.prod(shape) for shape in shapes.values())

@@ -22,7 +22,7 @@ from permsolve.models import verification
 from permsolve.models.analysis import investigate
 from permsolve.models.group import Group
 from permsolve.models.grouping import Refusal, divide
-from permsolve.models.tensors import attach_index, lookup, permute_
+from permsolve.models.tensors import lookup, permute_
 from permsolve.models.trace import trace
 from permsolve.models.verification import Verification
 from permsolve.patterns import NM
@@ -52,8 +52,9 @@ def analyze(model: nn.Module, example_inputs: object, nm: object = (2, 4), *, ga
     nm
         Pattern, (n, m) or ``"n:m"``.
     gather
-        ``"norm"`` lets norms that only linear layers read be followed by an index of their output's channels, so that
-        each layer of a residual network has an order of its own; the model then does one gather more for each.
+        ``"norm"`` gives the channels that linear layers read from a norm an order of their own by an explicit index: a
+        buffer after the norm, or, where others read the norm as well, before each of the linear layers. The model then
+        does one gather more for each.
 
     Returns
     -------
@@ -365,17 +366,18 @@ class Plan:
         Parameters
         ----------
         model
-            The model.
+            The model, not permuted.
 
         Raises
         ------
         ModelError
             If the model does not fit the plan.
         """
+        self.check(model)
         for group in self.groups:
             for move in group.movements:
-                if move.role == "index":
-                    attach_index(model, move.name, move.view[0])
+                if move.role in ("index", "pointed") and group.perm is not None:
+                    permute_(model, move, group.perm)
 
     def _permute(self, model: nn.Module, groups: Sequence[Group], *, back: bool = False) -> None:
         for group in groups:

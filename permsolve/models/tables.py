@@ -39,7 +39,8 @@ def plan_table(plan: Plan) -> str:
             channels = f"{len(group.blocks)} x {group.blocks[0]}" if same else "+".join(map(str, group.blocks))
         efficacy = "-" if group.perm is None else "own" if group.result is None else f"{group.result.efficacy:.2f}"
         moved = len(group.producers) + len(group.followers) + len(group.indices)
-        name = group.name + (f" (index after {', '.join(group.indices)})" if group.indices else "")
+        indices = len(group.indices)
+        name = group.name + (f" ({indices} {'index' if indices == 1 else 'indices'})" if indices else "")
         rows.append((name, channels, f"{group.rows:,}", str(len(group.consumers)), str(moved), efficacy))
     if plan.groups:
         lines += _aligned(rows)

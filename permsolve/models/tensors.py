@@ -129,7 +129,7 @@ def permute_(model: nn.Module, move: Movement, perm: Permutation) -> None:
 
 
 def _permute_index(model: nn.Module, name: str, index: Ints, *, pointed: bool) -> None:
-    module = attach_index(model, name, index.size)
+    module = _attach_index(model, name, index.size)
     order: torch.Tensor = getattr(module, INDEX)
     if pointed:  # what stood at a place stands elsewhere now
         order.copy_(torch.as_tensor(np.argsort(index), device=order.device)[order])
@@ -139,8 +139,8 @@ def _permute_index(model: nn.Module, name: str, index: Ints, *, pointed: bool) -
         _detach_index(module)
 
 
-def attach_index(model: nn.Module, name: str, size: int) -> nn.Module:
-    """Give a module an index that its output is put in order by, at first none, unless it has one.
+def _attach_index(model: nn.Module, name: str, size: int) -> nn.Module:
+    """Give a module an index that changes nothing yet, unless it has one: for its output, or a linear layer's input.
 
     Parameters
     ----------
@@ -169,7 +169,10 @@ def attach_index(model: nn.Module, name: str, size: int) -> nn.Module:
     if order is None:
         anchor = next(iter(module.parameters()), next(iter(model.parameters()), torch.empty(0)))
         module.register_buffer(INDEX, torch.arange(size, device=anchor.device))
-        module.register_forward_hook(put_in_order)
+        if isinstance(module, nn.Linear):
+            module.register_forward_pre_hook(read_in_order)
+        else:
+            module.register_forward_hook(put_in_order)
     elif order.shape != (size,):
         raise ModelError(f"the index of {name!r} has shape {tuple(order.shape)}, the plan says {size}")
     return module
@@ -177,9 +180,9 @@ def attach_index(model: nn.Module, name: str, size: int) -> nn.Module:
 
 def _detach_index(module: nn.Module) -> None:
     delattr(module, INDEX)
-    hooks = module._forward_hooks
-    for key in [key for key, hook in hooks.items() if hook is put_in_order]:
-        del hooks[key]
+    for hooks in (module._forward_hooks, module._forward_pre_hooks):
+        for key in [key for key, hook in hooks.items() if hook in (put_in_order, read_in_order)]:
+            del hooks[key]
 
 
 def put_in_order(module: nn.Module, args: object, output: torch.Tensor) -> torch.Tensor:
@@ -201,3 +204,22 @@ def put_in_order(module: nn.Module, args: object, output: torch.Tensor) -> torch
     """
     order: torch.Tensor = getattr(module, INDEX)
     return output.index_select(-1, order)
+
+
+def read_in_order(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Forward pre-hook of a linear layer: its input's channels in the order of the module's index.
+
+    Parameters
+    ----------
+    module
+        The module.
+    args
+        Its inputs.
+
+    Returns
+    -------
+    tuple
+        The inputs, the first with its last axis gathered.
+    """
+    order: torch.Tensor = getattr(module, INDEX)
+    return (args[0].index_select(-1, order), *args[1:])

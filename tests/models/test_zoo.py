@@ -97,7 +97,7 @@ def test_random_permutations_leave_outputs_unchanged(name: str) -> None:
     assert (len(plan.groups), len(plan.consumers), len(plan.frozen)) == EXPECTED[name]
 
 
-@pytest.mark.parametrize("name", ["llama", "opt", "gpt2", "encoder_batch_first", "resnet_basic"])
+@pytest.mark.parametrize("name", ["llama", "bert", "gpt2", "t5", "encoder_batch_first", "resnet_basic"])
 def test_gathers_free_each_layer(name: str) -> None:
     specimen = ZOO[name]
     if specimen.needs:

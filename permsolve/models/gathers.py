@@ -1,0 +1,128 @@
+"""Where an index may give channels an order of their own: after norms, or before the linear layers that read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+_COPIES = ("clone", "_to_copy", "detach", "dropout", "contiguous", "alias")
+_VIEWS = ("view", "reshape", "slice", "select", "unsqueeze", "squeeze", "flatten", "_unsafe_view")
+_PRODUCTS = {"linear": 0, "addmm": 1, "mm": 0, "matmul": 0}
+
+Node = torch.fx.Node
+
+
+@dataclass(frozen=True)
+class GatherPoints:
+    """Nodes of a graph that an index may stand at.
+
+    Parameters
+    ----------
+    after
+        Last nodes of norms that only matrix products read, and the norm's name: one index serves all its readers.
+    before
+        Linear layers that read a norm which others read, too (a residual connection, say): the norm's last node and
+        the layer's name. Layers that read one norm share one order.
+    """
+
+    after: dict[Node, str] = field(default_factory=dict)
+    before: dict[Node, tuple[Node, str]] = field(default_factory=dict)
+
+
+def gather_points(graph: torch.fx.Graph) -> GatherPoints:
+    """Find the norms of a graph and who reads them.
+
+    Parameters
+    ----------
+    graph
+        The graph.
+
+    Returns
+    -------
+    GatherPoints
+        Norms and layers that are called more than once are left out.
+    """
+    points = GatherPoints()
+    calls = _calls(graph)
+    for name, nodes in calls.items():
+        if len(nodes) != 1 or "norm" not in nodes[0][1].lower():
+            continue
+        node = nodes[0][0]
+        ends = _readers(node)
+        if ends and all(_reads(user, source) for user, source in ends):
+            points.after[node] = name
+            continue
+        for user, source in ends:
+            layer = module_of(user)
+            single = layer in calls and len(calls[layer]) == 1
+            if single and _packet(user) == "linear" and _reads(user, source) and source in _copies(node):
+                points.before[user] = (node, layer)
+    return points
+
+
+def module_of(node: Node) -> str:
+    """Return the full name of the module whose forward made a node.
+
+    Parameters
+    ----------
+    node
+        A node.
+
+    Returns
+    -------
+    str
+        The name; empty for the model itself.
+    """
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return str(stack[-1][0]).split("@")[0] if stack else ""  # torch numbers repeated calls: "norm@1"
+
+
+def _calls(graph: torch.fx.Graph) -> dict[str, list[tuple[Node, str]]]:
+    """Return for every module the last node of each of its calls, and the module's type."""
+    found: dict[str, list[tuple[Node, str]]] = {}
+    before = ""
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        called = str(stack[-1][0]) if stack else ""
+        name = called.split("@")[0]
+        entry = (node, str(stack[-1][1]).rsplit(".", 1)[-1] if stack else "")
+        if called == before and name in found:
+            found[name][-1] = entry
+        else:
+            found.setdefault(name, []).append(entry)
+        before = called
+    return found
+
+
+def _readers(node: Node) -> list[tuple[Node, Node]]:
+    """Return who reads a tensor in the end, through copies and views, and what exactly is read."""
+    ends = []
+    for user in node.users:
+        if _packet(user) in _COPIES + _VIEWS:
+            ends += _readers(user)
+        else:
+            ends.append((user, node))
+    return ends
+
+
+def _copies(node: Node) -> list[Node]:
+    found = [node]
+    for user in node.users:
+        if _packet(user) in _COPIES:
+            found += _copies(user)
+    return found
+
+
+def _reads(user: Node, source: Node) -> bool:
+    """Whether a node is a matrix product of a tensor with something else on its right."""
+    position = _PRODUCTS.get(_packet(user))
+    if position is None or len(user.args) <= position:
+        return False
+    return user.args[position] is source and source not in user.args[position + 1 :]
+
+
+def _packet(node: Node) -> str:
+    return str(getattr(node.target, "overloadpacket", node.target)).removeprefix("aten.")
