@@ -153,19 +153,22 @@ class _Walk:
     # -- parameters ------------------------------------------------------------------------------------------------
 
     def _name_tensors(self) -> None:
-        """Give tensors that are one, or overlap, one name; those that overlap without being one are set aside."""
+        """Give tensors that are one the same name; those that overlap without being one are set aside.
+
+        So are parameters that the model also holds as a plain attribute: there they would follow, unseen by the graph.
+        """
         owners: dict[int, list[tuple[str, Any, tuple[int, int]]]] = {}
         self.shared: dict[str, str] = {}
         for source in self.traced.sources.values():
             tensor = source.tensor
-            if tensor is None or source.kind not in ("parameter", "buffer"):
+            if tensor is None:
                 continue
             memory = id(tensor) if tensor.is_meta else tensor.untyped_storage().data_ptr()
             geometry = (tuple(tensor.shape), tensor.stride(), tensor.storage_offset())
             extent = _extent(tensor)
             others = owners.setdefault(memory, [])
             for name, known, (start, stop) in others:
-                if known == geometry and tensor.numel():
+                if known == geometry and tensor.numel() and source.kind != "constant":
                     self.found.aliases[source.name] = name
                     break
                 if start < extent[1] and extent[0] < stop:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from permsolve._solve import solve as solve_problem
-from permsolve.errors import FileError, InputError, ModelError
+from permsolve.errors import FileError, InputError, ModelError, UnsupportedProblemError
 from permsolve.io import write_atomically
 from permsolve.models import verification
 from permsolve.models.analysis import investigate
@@ -26,6 +26,8 @@ from permsolve.models.tensors import lookup, permute_
 from permsolve.models.trace import trace
 from permsolve.models.verification import Verification
 from permsolve.patterns import NM
+from permsolve.problem import Problem
+from permsolve.result import Result
 from permsolve.solver import Solver
 from permsolve.stop import Progress
 
@@ -242,7 +244,8 @@ class Plan:
                     left = max(deadline - time.perf_counter(), 0.0)
                     share = max(left * weights[k] / sum(weights[k:]), 1e-3)
                 observers = [_bound(callback, group) for callback in callbacks]
-                result = solve_problem(
+                result = _solve_group(
+                    group,
                     group.problem(model, saliency),
                     method=method,
                     options=options,
@@ -462,6 +465,13 @@ class Plan:
         except OSError as error:
             raise FileError(os.fspath(path), error.strerror or str(error)) from error
         return Plan.from_json(text)
+
+
+def _solve_group(group: Group, problem: Problem, **settings: Any) -> Result:
+    try:
+        return solve_problem(problem, **settings)
+    except UnsupportedProblemError as error:
+        raise UnsupportedProblemError(f"group {group.name!r}: {error}") from error
 
 
 def _bound(callback: GroupCallback, group: Group) -> Callable[[Progress], object]:

@@ -403,3 +403,30 @@ def test_damaged_documents_are_refused(plan: Plan, model: nn.Module, change: Any
 def test_not_a_document() -> None:
     with pytest.raises(DocumentError, match="not a JSON document"):
         Plan.from_json("{")
+
+
+@pytest.mark.parametrize("kind", ["list", "attribute"])
+def test_parameters_that_are_also_plain_attributes_stay(kind: str) -> None:
+    """The graph shows such a tensor as a constant, but it is the parameter's memory and would be permuted with it."""
+
+    def code(m: Any, x: torch.Tensor) -> torch.Tensor:
+        table = torch.arange(16.0, dtype=x.dtype)
+        return m.c(m.b(m.a(x).tanh()).tanh()) * nn.functional.linear(table, m.also[0]).sum()
+
+    model = randomise(Net(code, a=nn.Linear(8, 16), b=nn.Linear(16, 16), c=nn.Linear(16, 5)).eval(), 0)
+    model.also = [model.b.weight if kind == "list" else model.b.weight.detach()]
+    inputs = (noise(3, 8),)
+    with torch.no_grad():
+        before = model(*inputs)
+    plan = models.analyze(model, inputs)
+    assert "b.weight" not in plan.consumers
+    assign_all(plan)
+    plan.apply_(model, verify=False)
+    with torch.no_grad():
+        assert error([before], [model(*inputs)]) < 1e-5
+
+
+def test_groups_that_a_method_cannot_solve_are_named(model: nn.Module) -> None:
+    plan = models.analyze(model, INPUTS, "1:8")  # 16 channels are two groups
+    with pytest.raises(permsolve.errors.UnsupportedProblemError, match="group '3'"):
+        plan.solve(model, method="stripe_groups", options={"groups": 3})

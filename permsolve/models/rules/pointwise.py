@@ -27,6 +27,8 @@ def dropout(call: Call) -> Any:
 def elementwise(call: Call) -> Any:
     """Any operator that treats every element alike, with broadcasting."""
     tensors = call.tensors()
+    if isinstance(call.shapes, list):
+        return [call.algebra.pointwise(tensors, shape) for shape in call.shapes]
     result = call.algebra.pointwise(tensors, call.shape)
     if call.name == "aten.mul" and len(tensors) == 2:
         return replace(result, leaf=_masked(tensors[0], tensors[1]) or _masked(tensors[1], tensors[0]))
