@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from permsolve.models.algebra import Algebra
 from permsolve.models.gathers import GatherPoints, gather_points, module_of
 from permsolve.models.rules import Call, rule_of
 from permsolve.models.rules.contractions import conv_axes
@@ -15,7 +16,7 @@ from permsolve.models.rules.pointwise import elementwise
 from permsolve.models.rules.registry import Grouped, Use
 from permsolve.models.spaces import Ints, Labels, Spaces
 from permsolve.models.trace import Source, Traced
-from permsolve.models.values import Algebra, Factor, Leaf, Value
+from permsolve.models.values import Factor, Leaf, Value
 
 #: Operators that treat elements alike although torch does not tag them so.
 _POINTWISE = tuple(

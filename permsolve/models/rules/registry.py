@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from permsolve.models.algebra import Algebra
 from permsolve.models.spaces import Ints, Labels
-from permsolve.models.values import Algebra, Value, axis_of
+from permsolve.models.values import Value, axis_of
 
 Rule = Callable[["Call"], Any]
 
