@@ -1,4 +1,4 @@
-"""The command line: ``permsolve solve | bound | check | methods | compare | bench | instances | study``.
+"""The command line: ``permsolve solve | bound | check | methods | compare | bench | instances | study | model``.
 
 Exit codes: 0 done, 1 a check failed, 2 wrong usage or input, 130 interrupted (what was found by then is written).
 """
@@ -17,6 +17,7 @@ import typer
 
 from permsolve.cli_bench import bench
 from permsolve.cli_instances import app as instances_app
+from permsolve.cli_model import model
 from permsolve.cli_study import app as study_app
 from permsolve.errors import InputError, OptionError, PermsolveError
 
@@ -299,6 +300,7 @@ def _describe(name: str) -> str:
 app.add_typer(instances_app, name="instances")
 app.add_typer(study_app, name="study")
 app.command()(bench)
+app.command()(model)
 
 
 def main() -> None:

@@ -53,6 +53,10 @@ class ModelError(InputError):
     """A model that cannot be traced, or that a plan does not fit."""
 
 
+class VerificationError(ModelError):
+    """Outputs of a model that changed although they must not; the model was put back as it was."""
+
+
 class SolverError(PermsolveError, RuntimeError):
     """A method broke its contract, for example by offering something that is no permutation."""
 

@@ -16,7 +16,14 @@ import torch
 from torch import nn
 
 from permsolve._solve import solve as solve_problem
-from permsolve.errors import FileError, InputError, ModelError, UnsupportedProblemError
+from permsolve.errors import (
+    DocumentError,
+    FileError,
+    InputError,
+    ModelError,
+    UnsupportedProblemError,
+    VerificationError,
+)
 from permsolve.io import write_atomically
 from permsolve.models import verification
 from permsolve.models.analysis import investigate
@@ -204,7 +211,7 @@ class Plan:
             saliency objects; or a function of a weight's name and its values, with input channels on axis 1, to an
             array of that shape.
         time_limit
-            Seconds for all groups together; each gets a share in proportion to its number of exchanges.
+            Seconds for all groups together; each gets a share in proportion to its number of channels.
         callbacks
             Functions called with a group and its `permsolve.stop.Progress`; a true answer ends that group's solve.
         display
@@ -236,7 +243,7 @@ class Plan:
         self.check(model)
         todo = [group for group in self.groups if again or group.perm is None]
         deadline = None if time_limit is None else time.perf_counter() + time_limit
-        weights = [float(sum(size**2 for size in group.blocks)) for group in todo]
+        weights = [float(group.cols) for group in todo]  # as the default schedule
         with over_groups(todo, display) as report:
             for k, group in enumerate(todo):
                 share = None
@@ -312,7 +319,9 @@ class Plan:
         ------
         ModelError
             If the model does not fit the plan, has other weights than those that were solved (it may be permuted
-            already), or its outputs change; then it is as it was before.
+            already).
+        VerificationError
+            If its outputs change; then it is as it was before.
         """
         self.check(model)
         verification.check_has_data(model)
@@ -339,7 +348,7 @@ class Plan:
                 checked = verification.compare(before, verification.run(model, inputs, double=double))
                 if not checked.passed:
                     names = part[0].name if len(part) == 1 else f"{len(part)} groups"
-                    raise ModelError(f"after permuting {names} the {checked}; the model was put back as it was")
+                    raise VerificationError(f"after permuting {names} the {checked}; the model was put back as it was")
         except BaseException:
             self._permute(model, done[::-1], back=True)
             raise
@@ -464,7 +473,10 @@ class Plan:
             text = Path(path).read_bytes()
         except OSError as error:
             raise FileError(os.fspath(path), error.strerror or str(error)) from error
-        return Plan.from_json(text)
+        try:
+            return Plan.from_json(text)
+        except DocumentError as error:
+            raise DocumentError(f"{os.fspath(path)}: {error}") from error
 
 
 def _solve_group(group: Group, problem: Problem, **settings: Any) -> Result:

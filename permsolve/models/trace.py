@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import io
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,8 +120,7 @@ def trace(model: nn.Module, example_inputs: object) -> Traced:
     if not isinstance(model, nn.Module):
         raise InputError(f"need a torch.nn.Module, got a {type(model).__name__}")
     args, kwargs = as_call(model, example_inputs)
-    with evaluating(model), torch.no_grad(), _exact_attention(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with evaluating(model), torch.no_grad(), _exact_attention(), _silence():
         try:
             program = torch.export.export(model, args, kwargs, strict=False)
             program = program.run_decompositions({})
@@ -160,6 +161,19 @@ def _exact_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep torch from printing whole graphs of models that it cannot trace; the error says what is wrong."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _explain(model: nn.Module, error: Exception) -> str:

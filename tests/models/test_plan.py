@@ -18,7 +18,7 @@ from zoo_parts import Net, noise, randomise  # noqa: E402
 
 import permsolve  # noqa: E402
 from permsolve import models  # noqa: E402
-from permsolve.errors import DocumentError, FileError, InputError, ModelError  # noqa: E402
+from permsolve.errors import DocumentError, FileError, InputError, ModelError, VerificationError  # noqa: E402
 from permsolve.models import Plan  # noqa: E402
 from permsolve.stop import Progress  # noqa: E402
 
@@ -192,7 +192,7 @@ def test_changed_outputs_are_rolled_back(model: nn.Module, plan: Plan) -> None:
     for group in plan.groups:
         group.movements = tuple(move for move in group.movements if "running_mean" not in move.name)
     kept = state(model)
-    with pytest.raises(ModelError, match=r"CHANGED.*put back"):
+    with pytest.raises(VerificationError, match=r"CHANGED.*put back"):
         plan.apply_(model)
     assert not unequal(kept, state(model))
 
