@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find permsolve solvers instances benchmarks tests -name '*.py' 2>/dev/null)
 
-.PHONY: demo test lint typecheck bench clean
+.PHONY: demo test test-slow lint typecheck bench clean
 
 # The environment of the demo: the package and pictures. `make test` adds torch and the test tools.
 $(VENV)/.demo: pyproject.toml constraints.txt
@@ -28,6 +28,10 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
+# The suite with its long runs: more random graphs, all traps, all kinds of matrices.
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest --slow
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,10 +45,12 @@ typecheck: $(VENV)/.dev
 	@ln -s ../../solvers .typing/permsolve/solvers && ln -s ../../instances .typing/permsolve/instances
 	cd .typing && ../$(BIN)/mypy --config-file ../pyproject.toml -p permsolve
 
-# Prints the tables that the README quotes and writes benchmarks/results/*.json; about fifteen minutes.
+# Prints the tables that the README quotes and writes benchmarks/results/*.json; about half an hour.
 bench: $(VENV)/.demo
 	$(BIN)/python benchmarks/core.py
 	$(BIN)/python benchmarks/certificates.py
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	$(BIN)/python benchmarks/models.py
 
 clean:
 	rm -rf $(VENV) .typing out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

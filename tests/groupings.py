@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import pytest
 
 from permsolve import Problem
 from permsolve.partition.quantise import Quantised
@@ -15,6 +16,11 @@ from permsolve.stop import Criterion
 
 PATTERNS = [(1, 2), (1, 4), (2, 4), (3, 4), (2, 3), (1, 3), (4, 8)]
 KINDS = ["uniform", "tied", "zero", "constant", "duplicated", "sparse", "half", "outliers", "tiny", "huge", "spread"]
+#: The same for tests that take seconds for each: most of them run with ``--slow`` only.
+SOME_KINDS = [
+    kind if kind in ("uniform", "duplicated", "outliers") else pytest.param(kind, marks=pytest.mark.slow)
+    for kind in KINDS
+]
 
 
 def matrix(kind: str, rows: int, cols: int, seed: int = 1) -> np.ndarray:

@@ -63,7 +63,7 @@ def test_too_many_groups_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_branch_and_bound_proves_the_optimum(kind: str, seed: int) -> None:
     values = matrix(kind, 6, 16, seed)
     run, core = opened(Problem.of(values))
@@ -93,7 +93,7 @@ def test_dealt_out_to_parts_and_with_windows_between_the_proof_is_the_same(
     assert max(nodes) > 100
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3, 5, 10, 40, 200])
+@pytest.mark.parametrize("limit", [2, 10, 200, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 3, 5, 40))])
 def test_interrupted_anywhere_the_bound_holds(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     monkeypatch.setattr(tree, "FIRST_STAGE", 1)
     for seed in range(3):
