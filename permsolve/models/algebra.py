@@ -127,6 +127,8 @@ class Algebra:
                 return order, [(full, full.positions())], None
         beside = " beside channels that cannot move" if fixed != held else ""
         self.spaces.relate(parts, self.reason + beside, coordinates=coordinates)
+        if fixed.issuperset(component):  # nothing moves here: the result's axes are fixed
+            return None
         if whole:
             order, full = whole[0]
             return order, [(full, full.positions())], None

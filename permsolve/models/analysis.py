@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from permsolve.errors import ModelError
 from permsolve.models.algebra import Algebra
 from permsolve.models.gathers import GatherPoints, gather_points, module_of
 from permsolve.models.rules import Call, rule_of
@@ -133,7 +134,7 @@ class _Walk:
         self.names: dict[Any, str] = {}
         self.leaves: dict[str, Value] = {}
         self.constants: dict[torch.fx.Node, torch.Tensor | None] = {}
-        self.points = gather_points(traced.module.graph) if gather else GatherPoints()
+        self.points = gather_points(traced) if gather else GatherPoints()
         self.gathered: dict[torch.fx.Node, Value | None] = {}
 
     def run(self) -> Findings:
@@ -164,7 +165,8 @@ class _Walk:
             tensor = source.tensor
             if tensor is None:
                 continue
-            memory = id(tensor) if tensor.is_meta else tensor.untyped_storage().data_ptr()
+            storage = tensor.untyped_storage()
+            memory = storage._cdata if tensor.is_meta else storage.data_ptr()
             geometry = (tuple(tensor.shape), tensor.stride(), tensor.storage_offset())
             extent = _extent(tensor)
             others = owners.setdefault(memory, [])
@@ -267,6 +269,7 @@ class _Walk:
             self.found.uses,
             self.grouped,
             lambda which: self._known(given, which),
+            all(user.args[1:] == (0,) for user in node.users),
         )
         tensors = call.tensors()
         if any(0 in value.shape for value in tensors) and name != "aten.cat":
@@ -320,7 +323,8 @@ class _Walk:
             return None
         if node.op == "placeholder":
             source = self.traced.sources.get(node.name)
-            usable = source is not None and source.kind in ("buffer", "constant") and not example.is_floating_point()
+            usable = source is not None and source.kind in ("buffer", "constant") and not source.written
+            usable = usable and not example.is_floating_point()
             tensor = source.tensor if source is not None and usable else None
             return None if tensor is None or tensor.is_meta else tensor
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
@@ -399,7 +403,12 @@ def _arguments(node: torch.fx.Node) -> dict[str, Any]:
 
 def _shapes(example: Any) -> Any:
     if isinstance(example, torch.Tensor):
-        return tuple(int(size) for size in example.shape)
+        if not all(isinstance(size, int) for size in example.shape):
+            raise ModelError(
+                "the model makes a tensor whose shape depends on data (by a boolean index, say): "
+                "analyse the submodules before and after it on their own"
+            )
+        return tuple(example.shape)
     if isinstance(example, (tuple, list)):
         return [_shapes(each) for each in example]
     return None

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from permsolve.models.trace import Traced
+
 _COPIES = ("clone", "_to_copy", "detach", "dropout", "contiguous", "alias")
 _VIEWS = ("view", "reshape", "slice", "select", "unsqueeze", "squeeze", "flatten", "_unsafe_view")
 _PRODUCTS = {"linear": 0, "addmm": 1, "mm": 0, "matmul": 0}
@@ -30,12 +32,12 @@ class GatherPoints:
     before: dict[Node, tuple[Node, str]] = field(default_factory=dict)
 
 
-def gather_points(graph: torch.fx.Graph) -> GatherPoints:
+def gather_points(traced: Traced) -> GatherPoints:
     """Find the norms of a graph and who reads them.
 
     Parameters
     ----------
-    graph
+    traced
         The graph.
 
     Returns
@@ -44,19 +46,19 @@ def gather_points(graph: torch.fx.Graph) -> GatherPoints:
         Norms and layers that are called more than once are left out.
     """
     points = GatherPoints()
-    calls = _calls(graph)
-    for name, nodes in calls.items():
-        if len(nodes) != 1 or "norm" not in nodes[0][1].lower():
+    last = {module_of(node): node for node in traced.module.graph.nodes if node.op == "call_function"}
+    for name in sorted(traced.norms & last.keys()):
+        node = last[name]
+        if _left(traced.module.graph, name) != [node]:  # what the module returns is not its last node
             continue
-        node = nodes[0][0]
         ends = _readers(node)
         if ends and all(_reads(user, source) for user, source in ends):
             points.after[node] = name
             continue
         for user, source in ends:
             layer = module_of(user)
-            single = layer in calls and len(calls[layer]) == 1
-            if single and _packet(user) == "linear" and _reads(user, source) and source in _copies(node):
+            plain = layer in traced.linears and _packet(user) == "linear"
+            if plain and _reads(user, source) and source in _copies(node):
                 points.before[user] = (node, layer)
     return points
 
@@ -78,23 +80,10 @@ def module_of(node: Node) -> str:
     return str(stack[-1][0]).split("@")[0] if stack else ""  # torch numbers repeated calls: "norm@1"
 
 
-def _calls(graph: torch.fx.Graph) -> dict[str, list[tuple[Node, str]]]:
-    """Return for every module the last node of each of its calls, and the module's type."""
-    found: dict[str, list[tuple[Node, str]]] = {}
-    before = ""
-    for node in graph.nodes:
-        if node.op != "call_function":
-            continue
-        stack = list((node.meta.get("nn_module_stack") or {}).values())
-        called = str(stack[-1][0]) if stack else ""
-        name = called.split("@")[0]
-        entry = (node, str(stack[-1][1]).rsplit(".", 1)[-1] if stack else "")
-        if called == before and name in found:
-            found[name][-1] = entry
-        else:
-            found.setdefault(name, []).append(entry)
-        before = called
-    return found
+def _left(graph: torch.fx.Graph, name: str) -> list[Node]:
+    """Return the nodes of a module that are used outside it."""
+    own = [node for node in graph.nodes if node.op == "call_function" and module_of(node) == name]
+    return [node for node in own if any(user not in own for user in node.users)]
 
 
 def _readers(node: Node) -> list[tuple[Node, Node]]:

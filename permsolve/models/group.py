@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -58,8 +59,8 @@ class Group:
     name: str
     nm: NM
     blocks: tuple[int, ...]
-    movements: tuple[Movement, ...]
-    result: Result | None = None
+    movements: tuple[Movement, ...] = field(repr=False)
+    result: Result | None = field(default=None, repr=False)
     perm: Permutation | None = field(default=None, repr=False)
 
     @classmethod
@@ -230,7 +231,7 @@ class Group:
         return np.concatenate([flat[:, each] for each in move.positions])
 
     def _saliency(self, model: nn.Module, move: Movement, saliency: object) -> Array:
-        if isinstance(saliency, dict):
+        if isinstance(saliency, Mapping):
             if move.name not in saliency:
                 raise InputError(f"the saliency has no entry for {move.name!r}, a consumer of group {self.name!r}")
             saliency = saliency[move.name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,11 @@ from permsolve.io import write_atomically
 from permsolve.models import verification
 from permsolve.models.analysis import investigate
 from permsolve.models.group import Group
-from permsolve.models.grouping import Refusal, divide
-from permsolve.models.tensors import lookup, permute_
+from permsolve.models.grouping import Movement, Refusal, divide
+from permsolve.models.tensors import INDEX, lookup, permute_
 from permsolve.models.trace import trace
 from permsolve.models.verification import Verification
-from permsolve.patterns import NM
+from permsolve.patterns import NM, Permutation
 from permsolve.problem import Problem
 from permsolve.result import Result
 from permsolve.solver import Solver
@@ -40,6 +40,7 @@ from permsolve.stop import Progress
 
 logger = logging.getLogger("permsolve")
 
+Step = tuple[Movement, Permutation]
 #: Called with the group at work and its progress; a true answer ends the solve of that group.
 GroupCallback = Callable[[Group, Progress], object]
 
@@ -80,7 +81,7 @@ def analyze(model: nn.Module, example_inputs: object, nm: object = (2, 4), *, ga
     pattern = NM.parse(nm)
     if gather not in (None, "norm"):
         raise InputError(f"gather = {gather!r} must be None or 'norm'")
-    found = investigate(trace(model, example_inputs), gather=gather is not None)
+    found = investigate(trace(model, example_inputs, watch=gather is not None), gather=gather is not None)
     groups, refusals = divide(found, pattern)
     named: list[Group] = []
     for blocks in groups:
@@ -100,7 +101,7 @@ def analyze(model: nn.Module, example_inputs: object, nm: object = (2, 4), *, ga
     )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Plan:
     """What a model lets be permuted, and the permutations found.
 
@@ -158,6 +159,10 @@ class Plan:
         known = ", ".join(repr(group.name) for group in self.groups[:8])
         more = f" and {len(self.groups) - 8} more" if len(self.groups) > 8 else ""
         raise InputError(f"the plan has no group {name!r}; it has {known or 'none'}{more}")
+
+    def __repr__(self) -> str:
+        """Return a line that names the model and counts."""
+        return f"<Plan {self.nm} of {self.model}: {len(self.groups)} groups, {len(self.frozen)} weights stay>"
 
     def __str__(self) -> str:
         from permsolve.models.tables import plan_table
@@ -239,10 +244,18 @@ class Plan:
 
         if time_limit is not None and not (isinstance(time_limit, (int, float)) and time_limit > 0):
             raise InputError(f"time_limit = {time_limit!r} must be a positive number of seconds")
-        verification.check_has_data(model)
+        if not isinstance(callbacks, (list, tuple)) or not all(callable(each) for each in callbacks):
+            raise InputError(f"callbacks = {callbacks!r} must be a list of functions of a group and its progress")
         self.check(model)
+        verification.check_has_data(model)
         todo = [group for group in self.groups if again or group.perm is None]
         deadline = None if time_limit is None else time.perf_counter() + time_limit
+        if isinstance(saliency, Mapping):
+            missing = [each.name for group in todo for each in group.consumers if each.name not in saliency]
+            if missing:
+                raise InputError(f"the saliency has no entry for {missing[0]!r} ({len(missing)} weights lack one)")
+        if save is not None:
+            self.save(save)  # what cannot be written is known before the work
         weights = [float(group.cols) for group in todo]  # as the default schedule
         with over_groups(todo, display) as report:
             for k, group in enumerate(todo):
@@ -283,6 +296,8 @@ class Plan:
         ModelError
             If a parameter is missing or has another shape.
         """
+        if not isinstance(model, nn.Module):
+            raise InputError(f"need a torch.nn.Module, got {model!r}")
         for group in self.groups:
             for move in group.movements:
                 if move.role in ("index", "pointed"):
@@ -332,25 +347,26 @@ class Plan:
                     f"group {group.name!r} was solved for other weights than this model's: it may be permuted "
                     f"already, or be another checkpoint; solve the plan for this model (again=True)"
                 )
+        if self.groups and not groups:
+            raise InputError("the plan has no permutation yet: call plan.solve(model) or plan.assign(...) first")
         if not verify:
-            self._permute(model, groups)
+            _permute_all(model, self._steps(groups), [])
             return None
         inputs = verification.need_inputs(example_inputs, self.example_inputs)
         double = verification.fits_double(model)
         before = verification.run(model, inputs, double=double)
-        done: list[Group] = []
+        done: list[Step] = []
         checked = verification.compare(before, before)
         try:
             # In the model's own precision errors add up: then every group is verified as it is applied.
             for part in [groups] if before.dtype == torch.float64 else [[group] for group in groups]:
-                done += part
-                self._permute(model, part)
+                _permute_all(model, self._steps(part), done)
                 checked = verification.compare(before, verification.run(model, inputs, double=double))
                 if not checked.passed:
                     names = part[0].name if len(part) == 1 else f"{len(part)} groups"
                     raise VerificationError(f"after permuting {names} the {checked}; the model was put back as it was")
         except BaseException:
-            self._permute(model, done[::-1], back=True)
+            _undo_all(model, done)
             raise
         return checked
 
@@ -360,7 +376,8 @@ class Plan:
         Parameters
         ----------
         model
-            A model that this plan was applied to; it may have been trained or pruned since.
+            A model that this plan was applied to; it may have been trained or pruned since. Where all permutations
+            are the user's own, nothing tells whether it was.
 
         Raises
         ------
@@ -368,7 +385,12 @@ class Plan:
             If the model does not fit the plan.
         """
         self.check(model)
-        self._permute(model, [group for group in self.groups if group.perm is not None][::-1], back=True)
+        verification.check_has_data(model)
+        groups = [group for group in self.groups if group.perm is not None]
+        for group in groups:
+            if group.result is not None and group.fingerprint(model) == group.result.fingerprint:
+                raise ModelError(f"the weights of group {group.name!r} are in their own order already")
+        _permute_all(model, self._steps(groups, back=True), [])
 
     def attach_(self, model: nn.Module) -> None:
         """Give a fresh model the indices of this plan, so that it can load a permuted checkpoint.
@@ -386,17 +408,21 @@ class Plan:
             If the model does not fit the plan.
         """
         self.check(model)
-        for group in self.groups:
-            for move in group.movements:
-                if move.role in ("index", "pointed") and group.perm is not None:
-                    permute_(model, move, group.perm)
+        groups = [group for group in self.groups if group.perm is not None]
+        steps = [step for step in self._steps(groups) if step[0].role in ("index", "pointed")]
+        for move, _ in steps:
+            if hasattr(model.get_submodule(move.name), INDEX):
+                raise ModelError(f"module {move.name!r} has an index already")
+        _permute_all(model, steps, [])
 
-    def _permute(self, model: nn.Module, groups: Sequence[Group], *, back: bool = False) -> None:
-        for group in groups:
+    def _steps(self, groups: Sequence[Group], *, back: bool = False) -> list[Step]:
+        """Return what is to be permuted, and how, in order."""
+        steps = []
+        for group in groups[::-1] if back else groups:
             assert group.perm is not None
             perm = np.argsort(group.perm) if back else group.perm
-            for move in group.movements:
-                permute_(model, move, perm)
+            steps += [(move, perm) for move in group.movements]
+        return steps
 
     def to_json(self) -> str:
         """Return the plan as a JSON document of schema ``permsolve.plan/1``.
@@ -477,6 +503,24 @@ class Plan:
             return Plan.from_json(text)
         except DocumentError as error:
             raise DocumentError(f"{os.fspath(path)}: {error}") from error
+
+
+def _permute_all(model: nn.Module, steps: Sequence[Step], done: list[Step]) -> None:
+    """Permute step by step, noting what is done; if anything goes wrong, put all of it back."""
+    before = len(done)
+    try:
+        for move, perm in steps:
+            permute_(model, move, perm)
+            done.append((move, perm))
+    except BaseException:
+        _undo_all(model, done[before:])
+        del done[before:]
+        raise
+
+
+def _undo_all(model: nn.Module, done: Sequence[Step]) -> None:
+    for move, perm in reversed(done):
+        permute_(model, move, np.argsort(perm))
 
 
 def _solve_group(group: Group, problem: Problem, **settings: Any) -> Result:

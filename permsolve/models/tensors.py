@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,11 +122,12 @@ def permute_(model: nn.Module, move: Movement, perm: Permutation) -> None:
     with torch.no_grad():
         rest = [axis for axis in range(len(move.view)) if axis not in move.axes]
         order = [*move.axes, *rest]
-        data = tensor.detach().reshape(move.view).permute(order)
-        shape = data.shape
-        moved = data.reshape(index.size, -1).index_select(0, torch.as_tensor(index, device=tensor.device))
-        back = moved.reshape(shape).permute(*np.argsort(order).tolist()).reshape(tensor.shape)
-        tensor.detach().copy_(back)
+        for whole in (tensor, tensor.grad):  # a gradient that is there belongs to the order of its parameter
+            if whole is not None:
+                data = whole.detach().reshape(move.view).permute(order)
+                moved = data.reshape(index.size, -1).index_select(0, torch.as_tensor(index, device=whole.device))
+                back = moved.reshape(data.shape).permute(*np.argsort(order).tolist()).reshape(whole.shape)
+                whole.detach().copy_(back)
 
 
 def _permute_index(model: nn.Module, name: str, index: Ints, *, pointed: bool) -> None:
@@ -170,7 +172,7 @@ def _attach_index(model: nn.Module, name: str, size: int) -> nn.Module:
         anchor = next(iter(module.parameters()), next(iter(model.parameters()), torch.empty(0)))
         module.register_buffer(INDEX, torch.arange(size, device=anchor.device))
         if isinstance(module, nn.Linear):
-            module.register_forward_pre_hook(read_in_order)
+            module.register_forward_pre_hook(read_in_order, with_kwargs=True)
         else:
             module.register_forward_hook(put_in_order)
     elif order.shape != (size,):
@@ -206,20 +208,24 @@ def put_in_order(module: nn.Module, args: object, output: torch.Tensor) -> torch
     return output.index_select(-1, order)
 
 
-def read_in_order(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+def read_in_order(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Forward pre-hook of a linear layer: its input's channels in the order of the module's index.
 
     Parameters
     ----------
     module
         The module.
-    args
-        Its inputs.
+    args, kwargs
+        Its input.
 
     Returns
     -------
     tuple
-        The inputs, the first with its last axis gathered.
+        The input, last axis gathered, as it was given.
     """
     order: torch.Tensor = getattr(module, INDEX)
-    return (args[0].index_select(-1, order), *args[1:])
+    if args:
+        return (args[0].index_select(-1, order), *args[1:]), kwargs
+    return args, {**kwargs, "input": kwargs["input"].index_select(-1, order)}

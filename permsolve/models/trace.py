@@ -31,12 +31,15 @@ class Source:
         Whether it is part of the model's state_dict.
     tensor
         The tensor itself, or None for inputs.
+    written
+        Whether the model's forward changes it.
     """
 
     kind: str
     name: str
     saved: bool
     tensor: torch.Tensor | None
+    written: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,16 @@ class Traced:
         The graph.
     sources
         What each placeholder stands for, by the placeholder's name.
+    norms
+        Names of norms that are called once and return one tensor.
+    linears
+        Names of `torch.nn.Linear` modules that are called once.
     """
 
     module: torch.fx.GraphModule
     sources: dict[str, Source]
+    norms: frozenset[str] = frozenset()
+    linears: frozenset[str] = frozenset()
 
 
 def as_call(model: nn.Module, example_inputs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -97,7 +106,7 @@ def as_call(model: nn.Module, example_inputs: object) -> tuple[tuple[Any, ...], 
     return args, kwargs
 
 
-def trace(model: nn.Module, example_inputs: object) -> Traced:
+def trace(model: nn.Module, example_inputs: object, *, watch: bool = False) -> Traced:
     """Trace a model in evaluation mode.
 
     Parameters
@@ -106,6 +115,8 @@ def trace(model: nn.Module, example_inputs: object) -> Traced:
         The model; its mode is restored.
     example_inputs
         As in `as_call`.
+    watch
+        Whether to note what norms and linear layers return. Branches of `torch.cond` cannot be watched.
 
     Returns
     -------
@@ -120,13 +131,57 @@ def trace(model: nn.Module, example_inputs: object) -> Traced:
     if not isinstance(model, nn.Module):
         raise InputError(f"need a torch.nn.Module, got a {type(model).__name__}")
     args, kwargs = as_call(model, example_inputs)
-    with evaluating(model), torch.no_grad(), _exact_attention(), _silence():
+    calls = _Calls(model if watch else nn.Module())
+    with evaluating(model), torch.no_grad(), _exact_attention(), _silence(), calls:
         try:
             program = torch.export.export(model, args, kwargs, strict=False)
             program = program.run_decompositions({})
         except Exception as error:
             raise ModelError(_explain(model, error)) from error
-    return Traced(program.graph_module, _sources(model, program))
+    return Traced(program.graph_module, _sources(model, program), calls.norms(), calls.linears())
+
+
+class _Calls:
+    """Notes while a model is traced what its norms and linear layers return, and how often they are called."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._candidates = {
+            name: module
+            for name, module in model.named_modules(remove_duplicate=False)
+            if name and (isinstance(module, nn.Linear) or _is_norm(module))
+        }
+        self._returned: dict[int, list[bool]] = {}
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> None:
+        for module in set(self._candidates.values()):
+            self._handles.append(module.register_forward_hook(self._note))
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _note(self, module: nn.Module, args: object, output: object) -> None:
+        self._returned.setdefault(id(module), []).append(isinstance(output, torch.Tensor))
+
+    def norms(self) -> frozenset[str]:
+        """Return the norms that are called once and return one tensor."""
+        return self._once(linear=False)
+
+    def linears(self) -> frozenset[str]:
+        """Return the linear layers that are called once."""
+        return self._once(linear=True)
+
+    def _once(self, *, linear: bool) -> frozenset[str]:
+        return frozenset(
+            name
+            for name, module in self._candidates.items()
+            if self._returned.get(id(module)) == [True] and isinstance(module, nn.Linear) == linear
+        )
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower() and not any(True for _ in module.children())
 
 
 @contextmanager
@@ -167,7 +222,7 @@ def _exact_attention() -> Iterator[None]:
 def _silence() -> Iterator[None]:
     """Keep torch from printing whole graphs of models that it cannot trace; the error says what is wrong."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         with redirect_stderr(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -194,6 +249,7 @@ def _sources(model: nn.Module, program: torch.export.ExportedProgram) -> dict[st
     saved = set(model.state_dict(keep_vars=True))
     kinds = {InputKind.PARAMETER: "parameter", InputKind.BUFFER: "buffer", InputKind.CONSTANT_TENSOR: "constant"}
     sources = {}
+    written = set(program.graph_signature.buffers_to_mutate.values())
     for spec in program.graph_signature.input_specs:
         name = getattr(spec.arg, "name", "")
         kind = kinds.get(spec.kind, "input")
@@ -204,5 +260,5 @@ def _sources(model: nn.Module, program: torch.export.ExportedProgram) -> dict[st
         if kind in ("parameter", "buffer") and tensor is None:  # made while tracing
             kind = "constant"
             tensor = program.state_dict.get(target)
-        sources[name] = Source(kind, target, kind == "parameter" or target in saved, tensor)
+        sources[name] = Source(kind, target, kind == "parameter" or target in saved, tensor, target in written)
     return sources

@@ -54,7 +54,7 @@ class Outputs:
     Parameters
     ----------
     tensors
-        All floating-point tensors of all runs.
+        All tensors of all runs; complex ones as pairs of real numbers.
     dtype
         The type it ran in.
     lowest
@@ -111,13 +111,21 @@ def compare(first: Outputs, second: Outputs) -> Verification:
         If there is nothing to compare, or the first outputs are not finite.
     """
     shapes = [[tuple(tensor.shape) for tensor in each.tensors] for each in (first, second)]
-    if not shapes[0]:
-        raise ModelError("the model returns no floating-point tensor: there is nothing to verify")
+    if not any(tensor.is_floating_point() for tensor in first.tensors):
+        raise ModelError(
+            "the model returns no floating-point tensor: there is too little to verify; apply with verify=False and "
+            "compare what matters"
+        )
     worst = 0.0
     if shapes[0] != shapes[1]:
         worst = float("inf")
     else:
         for one, other in zip(first.tensors, second.tensors, strict=True):
+            if not one.is_floating_point():
+                # Whole numbers (an argmax, say) must be equal, but may tip over by rounding in low precision.
+                if first.dtype is torch.float64 and not torch.equal(one, other):
+                    worst = float("inf")
+                continue
             # Infinities (masked scores, say) must be the same on both sides; NaN would hide everything.
             finite = torch.isfinite(one)
             if bool(torch.isnan(one).any()) or not (bool(finite.any()) or not one.numel()):
@@ -178,13 +186,17 @@ def run(model: nn.Module, inputs: object, *, double: bool) -> Outputs:
             try:
                 with watch:
                     result = torch.func.functional_call(model, replaced, positional, named)
-            except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+            except Exception as error:  # whatever the model's code raises
+                if variant:  # not made for random inputs
+                    break
                 if double:  # some models insist on a type; then they run in their own
                     return run(model, inputs, double=False)
                 said = str(error).strip().splitlines()
-                raise ModelError(f"the model fails on the inputs: {said[0] if said else error!r}") from error
-            found = [each for each in pytree.tree_leaves(result) if isinstance(each, torch.Tensor)]
-            outputs += [each.detach().clone() for each in found if each.is_floating_point()]
+                raise ModelError(f"the model fails on the inputs: {said[0] if said else repr(error)}") from error
+            found = [_real(each) for each in pytree.tree_leaves(result) if isinstance(each, torch.Tensor)]
+            if variant and any(bool(torch.isnan(each).any()) for each in found):
+                break
+            outputs += [each.detach().clone() for each in found]
     return Outputs(outputs, dtype, watch.lowest)
 
 
@@ -214,6 +226,10 @@ def fits_double(model: nn.Module) -> bool:
         if needed > available // 2:
             return False
     return True
+
+
+def _real(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def _untied(model: nn.Module) -> list[tuple[str, torch.Tensor]]:

@@ -18,10 +18,14 @@ def attention(call: Call) -> Value:
     if call.get("enable_gqa") and rank > 2 and key.shape[-3] != query.shape[-3]:
         times = query.shape[-3] // key.shape[-3]
         source = np.repeat(span(0, key.shape[-3]), times)
-        key, value = (call.algebra.move(each, rank - 3, source) for each in (key, value))
-    lead = list(range(rank - 2))
-    scores: list[Any] = [*lead, "t", "s"]
-    operands = [(query, [*lead, "t", "d"]), (key, [*lead, "s", "d"])]
+        key, value = (call.algebra.move(each, len(each.shape) - 3, source) for each in (key, value))
+    rank = len(call.shape)
+    lead: list[Any] = list(range(rank - 2))
+    scores = [*lead, "t", "s"]
+    operands = [
+        (query, [*lead[len(lead) + 2 - len(query.shape) :], "t", "d"]),
+        (key, [*lead[len(lead) + 2 - len(key.shape) :], "s", "d"]),
+    ]
     mask = call.get("attn_mask")
     if mask is not None:
         operands.append((mask, scores[rank - len(mask.shape) :]))
@@ -30,4 +34,5 @@ def attention(call: Call) -> Value:
     weights = call.algebra.join(operands, scores, shape, hold=hold)
     # The softmax compares all keys with each other: it is symmetric along "s" alone.
     weights = call.algebra.join([(weights, scores)], scores, shape, within={"s"})
-    return call.algebra.join([(weights, scores), (value, [*lead, "s", "d"])], [*lead, "t", "d"], call.shape)
+    last = [*lead[len(lead) + 2 - len(value.shape) :], "s", "d"]
+    return call.algebra.join([(weights, scores), (value, last)], [*lead, "t", "d"], call.shape)

@@ -35,12 +35,13 @@ def linear(call: Call) -> Value:
     record(call, weight, len(weight.shape) - 1, 0 if len(weight.shape) > 1 else None)
     rows = ["out"] if len(weight.shape) > 1 else []
     operands: list[tuple[Value, list[Any]]] = [(x, [*lead, "in"]), (weight, [*rows, "in"])]
+    out = [*lead, *rows]
     if bias is not None:
-        operands.append((bias, rows[: len(bias.shape)]))
-    return call.algebra.join(operands, [*lead, *rows], call.shape)
+        operands.append((bias, out[len(out) - len(bias.shape) :]))
+    return call.algebra.join(operands, out, call.shape)
 
 
-@rule("matmul", "mm", "bmm", "mv", "dot", "inner_product")
+@rule("matmul", "mm", "bmm", "mv", "dot", "vdot", "inner_product")
 def matmul(call: Call) -> Value:
     """Products of matrices with broadcasting over leading axes."""
     names = list(call.args)
@@ -199,7 +200,8 @@ def _grouped(call: Call, x: Value, bias: Value | None, weights: Grouped, name: s
     parts = algebra.reshape(x, (*x.shape[:batch], groups, inputs, *x.shape[batch + 1 :]))
     read = Value((groups, inputs), (Factor(weights.inputs, (0, 1)),))
     lettered = [(parts, [*range(batch), "g", "in", *spatial]), (read, ["g", "in"])]
-    algebra.join(lettered, ["g"], (groups,), hold={"g", *spatial})
+    # The result below is made from the weights alone: channels that lie on the batch axis are kept where they are.
+    algebra.join(lettered, ["g"], (groups,), hold={"g", *spatial, *range(batch)})
     written = [(Value((groups, outputs), (Factor(weights.outputs, (0, 1)),)), ["g", "out"])]
     if bias is not None:
         written.append((algebra.reshape(bias, (groups, outputs)), ["g", "out"]))

@@ -290,6 +290,7 @@ def scatter(call: Call) -> Any:
 def index_select(call: Call) -> Value:
     """Positions of an axis by an index: followed where the index is a constant."""
     x = call["self"]
+    call.algebra.freeze(call["index"])
     return _by_index(call, x, call.axis("dim", len(x.shape)), "index")
 
 

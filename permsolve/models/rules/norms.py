@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from permsolve.models.rules.registry import Call, rule
-from permsolve.models.values import Value
+from permsolve.models.values import Value, axis_of
 
 
 @rule("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm")
@@ -35,13 +35,13 @@ def group_norm(call: Call) -> Any:
     return call.rest(call.algebra.reshape(joined, x.shape))
 
 
-def _per_channel(call: Call, first: int) -> Value:
-    """Statistics over all axes from the first on but 1; weights and running statistics for each position of axis 1."""
+def _per_channel(call: Call, first: int, stored: bool) -> Value:
+    """Statistics over all axes from the first on but 1, or stored ones; one weight for each position of axis 1."""
     x = call["input"]
     axes = list(range(len(x.shape)))
     names = ("weight", "bias", "running_mean", "running_var")
     affine = [(value, [1]) for name in names if (value := call.get(name)) is not None]
-    within = {axis for axis in axes if axis >= first and axis != 1}
+    within = None if stored else {axis for axis in axes if axis >= first and axis != 1}
     return call.algebra.join([(x, axes), *affine], axes, call.shape, within=within)
 
 
@@ -51,16 +51,19 @@ def _per_channel(call: Call, first: int) -> Value:
 )
 def batch_norm(call: Call) -> Any:
     """Channel by channel on axis 1."""
-    return call.rest(_per_channel(call, 0))
+    stored = call.name.endswith("no_training") or call.get("training") is False
+    return call.rest(_per_channel(call, 0, stored and call.get("running_mean") is not None))
 
 
 @rule("instance_norm")
 def instance_norm(call: Call) -> Any:
     """Channel by channel and sample by sample."""
-    return _per_channel(call, 2)
+    return _per_channel(call, 2, call.get("use_input_stats") is False and call.get("running_mean") is not None)
 
 
 @rule("_weight_norm")
 def weight_norm(call: Call) -> Value:
     """A direction divided by its norms along all axes but one, times a length for each position of that one."""
-    return call.algebra.pointwise([call["v"], call["g"]], call.shape)
+    axes = range(len(call.shape))
+    within = {axis for axis in axes if axis != axis_of(int(call.get("dim", 0)), len(axes))}
+    return call.algebra.join([(call["v"], axes), (call["g"], axes)], axes, call.shape, within=within)

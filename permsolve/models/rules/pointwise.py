@@ -32,6 +32,10 @@ def elementwise(call: Call) -> Any:
     result = call.algebra.pointwise(tensors, call.shape)
     if call.name == "aten.mul" and len(tensors) == 2:
         return replace(result, leaf=_masked(tensors[0], tensors[1]) or _masked(tensors[1], tensors[0]))
+    if call.name == "aten.where" and call.get("other") == 0 and isinstance(call["self"], Value):
+        return replace(result, leaf=_masked(call["self"], call["condition"]))
+    if call.name in ("aten.mul", "aten.div") and len(tensors) == 1 and call["self"].shape == call.shape:
+        return replace(result, leaf=call["self"].leaf)  # scaled by a number: the same choice of weights
     return result
 
 

@@ -31,6 +31,8 @@ def reduce(call: Call) -> Any:
     """A symmetric function of what lies along some axes."""
     x = call["self"]
     axes = _axes(call, len(x.shape))
+    if call.name in ("aten.any", "aten.all") and call.get("dim") == []:  # here an empty list means no axis
+        return call.algebra.pointwise([x], call.shape)
     if isinstance(call.shapes, list):
         return [_reduced(call, x, axes, shape, set()) for shape in call.shapes]
     return _reduced(call, x, axes, call.shape, set())
@@ -63,6 +65,8 @@ def ordered(call: Call) -> Any:
     """What depends on the order along an axis."""
     x = call["self"]
     rank = len(x.shape)
+    if call.get("prepend") is not None or call.get("append") is not None:
+        return NotImplemented
     if call.name in ("aten.triu", "aten.tril"):
         held = {rank - 2, rank - 1}
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,8 @@ class Call:
         Weights of grouped convolutions by name of the parameter.
     known
         Returns the values of an integer argument that is constant, given its name, or None.
+    first_only
+        Whether of several results only the first is used.
     """
 
     name: str
@@ -94,7 +96,7 @@ class Call:
     uses: list[Use]
     grouped: dict[str, Grouped]
     known: Callable[[str], Ints | None]
-    _extra: dict[str, Any] = field(default_factory=dict)
+    first_only: bool = True
 
     def __getitem__(self, name: str) -> Any:
         """Return an argument."""
@@ -166,6 +168,8 @@ class Call:
         """
         if not isinstance(self.shapes, list):
             return first
+        if not self.first_only:
+            return NotImplemented
         return [first, *(None if shape is None else Value(shape) for shape in self.shapes[1:])]
 
 
