@@ -25,12 +25,13 @@ demo: $(VENV)/.demo
 	$(BIN)/permsolve compare instances/data/digits_cnn_conv5.npy --time-limit 1 --plot out/anytime.png \
 		--methods identity,ria,channel_swap,stripe_groups,local_search,annealing,auto
 
+# Two processes, each with whole files: most tests use one core.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The suite with its long runs: more random graphs, all traps, all kinds of matrices.
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest --slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile --slow
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

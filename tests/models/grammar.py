@@ -402,7 +402,7 @@ def draw_program(seed: int, start: Start, productions: dict[Production, float], 
     for trial in range(50):
         rng = random.Random(1000 * seed + trial)
         drawing = start(seed, rng)
-        for _ in range(rng.choice([3, 3, 4, 4, 5, 5, 6, 8, 12])):
+        for _ in range(rng.choice([3, 3, 3, 4, 4, 4, 5, 6, 8])):
             for production in rng.choices(list(productions), list(productions.values()), k=30):
                 if drawing.attempt(production):
                     break

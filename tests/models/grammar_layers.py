@@ -35,8 +35,14 @@ def start(seed: int, rng: random.Random) -> Draw:
     }[kind]
     made = f"torch.randint(9, {shape}, generator=g)" if kind == "tokens" else f"torch.randn({shape}, generator=g)"
     axis = 1 if kind in ("image", "signal") else -1
-    g = Draw(seed, rng, {"x0": (made, axis)})
-    x, width = g.inputs[0], g.width()
+    width = rng.choice([8, 12, 16])
+    inputs = {"x0": (made, axis)}
+    if rng.random() < 0.25:  # another input, which joins late
+        late = (2, width, *shape[2:]) if axis == 1 else (*(shape if kind == "tokens" else shape[:-1]), width)
+        inputs["x1"] = (f"torch.randn({late}, generator=g)", axis)
+    g = Draw(seed, rng, inputs)
+    x = g.inputs[0]
+    width = width if len(inputs) > 1 else g.width()
     if kind == "tokens":
         embedded = g.emit(f"{g.part(f'nn.Embedding(9, {width})')}(x0)")
         if g.chance(0.5):
@@ -62,7 +68,7 @@ def consumer(g: Draw, x: Var, width: int) -> Var:
 
 def end(g: Draw) -> None:
     """Read what nothing has read yet, and return it; sometimes a hidden tensor beside it, or a concatenation."""
-    fresh = [x for x in g.vars if x.name not in g.used and x.rank > 1 and x.value.is_floating_point()][-3:]
+    fresh = [x for x in g.vars if x.name not in g.used and x.rank > 1 and x.value.is_floating_point()][-2:]
     last = []
     for x in fresh or [g.pick(lambda x: x.rank > 1, inputs=0)]:
         if x.rank == 4 and g.chance(0.3):
@@ -133,6 +139,14 @@ def convolution_3d(g: Draw) -> None:
     g.emit(f"{part}({x}.unsqueeze(2)).squeeze(2)", axis=1)
 
 
+@production(0.7)
+def unbatched(g: Draw) -> None:
+    x = g.pick(lambda x: x.rank in (3, 4) and x.axis == 1)
+    width = g.width()
+    part = g.part(f"nn.Conv{x.rank - 2}d({x.shape[1]}, {width}, 1, groups={_divisor(g, x.shape[1], width)})")
+    g.emit(f"torch.stack([{part}({x}[0]), {part}({x}[1]).relu()])", axis=1)
+
+
 @production(2)
 def layer_again(g: Draw) -> None:
     name, text = g.choose(*(g.parts.items() or [("", "")]))
@@ -176,6 +190,8 @@ def raw_weight(g: Draw) -> None:
         f"F.linear({x}, {w} * {g.part(f'parameter({c})')})",
         f"F.linear({x}, {w} + {g.part(f'parameter({k}, 4)')} @ {g.part(f'parameter(4, {c})')})",
         f"F.linear({x}, {g.part(f'parameter({c}, {k})')}.t(), {g.part(f'parameter({k})')})",
+        f"{x} * ({x} @ {g.part(f'parameter({c})')})[..., None]",
+        f"({x} * {g.part(f'parameter({c})')}).sum(-1, keepdim=True) + {x}",
         f"F.linear({x}, {g.part(f'parameter({k * c})')}.view({k}, {c}))",
         f"F.linear({x}, {g.part(f'parameter({c}, {k})')}.reshape({k}, {c}))",
         f"F.linear({x}, {g.part(f'parameter({k}, 2, {c})')}.sum(1))",
@@ -201,7 +217,11 @@ def raw_weight(g: Draw) -> None:
             f"F.conv2d({x}, {g.part(f'parameter({x.shape[1]}, 1, 3, 3)')}.expand(-1, 1, 3, 3), groups={x.shape[1]})",
         ]
     if x.rank == 2:
-        forms.append(f"torch.addmm({g.part(f'parameter({k})')}, {x}, {w}.t())")
+        forms += 2 * [f"torch.addmm({g.part(f'parameter({k})')}, {x}, {w}.t())", f"torch.mm({x}, {w}.t())"]
+        forms += [
+            f"torch.mm({w}, {x}.t()).t()",
+            f"torch.addmm({x}.t(), {w}.t(), {g.part(f'parameter({k}, {x.shape[0]})')})",
+        ]
     g.emit(g.choose(*forms), axis=1 if x.rank == 4 and x.axis == 1 else -1)
 
 
@@ -256,6 +276,7 @@ def norm(g: Draw) -> None:
     if x.rank < 5:
         forms += 4 * [f"{g.part(f'nn.BatchNorm{dims}({c})')}({x})"]
         forms.append(f"{g.part(f'nn.BatchNorm{dims}({c}, affine=False)')}({x})")
+        forms.append(f"{g.part(f'nn.BatchNorm{dims}({c}, track_running_stats=False)')}({x})")
     if x.rank in (3, 4) and min(x.shape[2:]) > 1:
         forms += 2 * [f"{g.part(f'nn.InstanceNorm{dims}({c}{affine})')}({x})"]
         forms.append(f"F.local_response_norm({x}, 3)")

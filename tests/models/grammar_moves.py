@@ -125,6 +125,36 @@ ALONG = """
     {x}.softmax({a}).softmax(-1)
     {x}.nanmean({a}, keepdim=True) + {x}
     {x}.transpose(0, {a}).transpose(0, {a})
+    {x} + 0.1 * {x}.max({a}, keepdim=True)[1]
+    {x} + 0.1 * {x}.argmin({a}, keepdim=True)
+    {x} + 0.1 * {x}.sort({a})[1]
+    {x} + 0.1 * {x}.cummax({a})[1]
+    {x} + 0.1 * {x}.topk(1, {a})[1]
+    {x} + {x}.min({a}, keepdim=True).values
+    {x} + {x}.amin({a}, keepdim=True)
+    {x} + {x}.clamp(-1, 1).prod({a}, keepdim=True)
+    {x} + {x}.nansum({a}, keepdim=True)
+    {x} * {x}.var({a}, keepdim=True)
+    {x} * torch.std_mean({x}, {a}, keepdim=True)[0]
+    {x} + 0.1 * ({x} > 0).sum({a}, keepdim=True)
+    {x} + 0.1 * {x}.gt(0).all({a}, keepdim=True)
+    {x} + 0.1 * {x}.relu().count_nonzero({a}).unsqueeze({a})
+    {x} + {x}.mode({a}, keepdim=True)[0]
+    {x} + {x}.std()
+    {x} * torch.full((1,), 0.7, dtype={x}.dtype)
+    {x} + torch.full({x}.shape[1:], 0.7, dtype={x}.dtype)
+    {x} + torch.ones({x}.shape[-1], dtype={x}.dtype).cumsum(0)
+    {x} * {x}.new_ones({x}.shape).tril()
+    {x} * {x}.detach().to(torch.float64)
+    {x}.repeat_interleave(2, {a}).unflatten({a}, ({n}, 2)).sum({p} + 1)
+    {x} + {x}.mean([k for k in range({r}) if k != {p}], keepdim=True)
+    {x} - {x}.mean(list(range(1, {r})), keepdim=True)
+    F.instance_norm({x})
+    F.batch_norm({x}, None, None, training=True)
+    {x}.index_put((torch.tensor([0]),), {x}[1])
+    {x} + {x}.sum_to_size([1] * {r})
+    {x} * {x}[:, torch.tensor([0])]
+    {x}.transpose({a}, -1).cumsum(-1).transpose({a}, -1)
 """.strip().splitlines()
 
 
@@ -227,6 +257,25 @@ RESIZING = """
     F.conv1d({x}, torch.ones(2, {x}.shape[1], 1, dtype={x}.dtype))
     {x}.cumsum({a}).narrow({a}, {n} - 1, 1) * {x}
     {x}.index_select({a}, torch.tensor([0, 0, 1, 1]))
+    0.1 * F.max_pool2d({x}, 2, return_indices=True)[1].to({x}.dtype)
+    F.max_pool2d({x}, 2, return_indices=True)[0]
+    F.adaptive_max_pool1d({x}, 3)
+    F.max_pool3d({x}, (1, 1, 2))
+    F.avg_pool3d({x}, (2, 1, 1))
+    F.interpolate({x}, scale_factor=2, mode='linear')
+    F.interpolate({x}, scale_factor=2, mode='nearest-exact')
+    F.interpolate({x}, size=(4, 4), mode='bicubic')
+    {x}[torch.arange({x}.shape[0])[:, None], torch.tensor([1, 0, 2])]
+    {x}[:, torch.tensor([[0, 1], [2, 3]])].flatten(1, 2)
+    {x}[:, :, torch.tensor([1, 0])]
+    {x}[:, torch.arange({x}.shape[1])]
+    {x}[..., torch.arange({x}.shape[-1] // 2)]
+    {x}[:, 1:3]
+    {x}.narrow({a}, {n} // 2, {n} // 2) * {x}.narrow({a}, 0, {n} // 2)
+    torch.cat([{x}.narrow({a}, 0, 4), {x}.narrow({a}, {n} - 4, 4)], {a})
+    torch.hstack([{x}, {x}])
+    torch.concat([{x}, {x}.relu(), {x}], {a})
+    {x}.unflatten({a}, (-1, 4))[..., 0] if {p} == {r} - 1 else {x}
 """.strip().splitlines()
 
 
@@ -304,6 +353,16 @@ RERANKED: list[tuple[str, int, Any]] = [
     ("{x}.view({x}.shape[0], -1)", 0, -1),
     ("{x}.reshape(-1, {x}.shape[-1])", 0, -1),
     ("torch.tensordot({x}, {x}, dims=([1], [1])).flatten(1)", 2, -1),
+    ("torch.tensordot({x}, {x}, dims=2).expand(2, 4)", 2, -1),
+    ("{x}[torch.tensor([1, 0]), :, torch.tensor([0, 1])]", 3, -1),
+    ("{x}[torch.tensor([1, 0]), torch.tensor([0, 1])]", 0, -1),
+    ("torch.linalg.norm({x}, dim=-1)", 0, 1),
+    ("{x}.prod(-1)", 0, 1),
+    ("{x}.var((1, 2))", 4, -1),
+    ("torch.cat([{x}.mean((2, 3)), {x}.amax((2, 3))], 1)", 4, -1),
+    ("{x}.unfold(2, 2, 2).flatten(2)", 4, 1),
+    ("{x}.unflatten(1, (4, -1)).mean(2)", 4, 1),
+    ("{x}.unflatten(1, (-1, 4)).amax(1)", 4, 1),
     ("torch.kron({x}, torch.ones(1, 2, dtype={x}.dtype))", 2, -1),
 ]
 
@@ -427,9 +486,18 @@ def indexed(g: Draw) -> None:
     )
 
 
+@production(0.7)
+def running_state(g: Draw) -> None:
+    """A buffer that follows the activations: the model changes its own state."""
+    x = g.pick(lambda x: x.rank > 1, inputs=0)
+    state = g.part(f"buffer({x.shape[-1]})")
+    g.do(f"{state}.lerp_({x}.flatten(0, -2).mean(0), 0.1)")
+    g.emit(g.choose(f"{x} - {state}", f"{x} + 0 * {state}", f"{x} * 2"), like=x)
+
+
 @production(5)
 def in_place(g: Draw) -> None:
-    x = g.pick(inputs=0)
+    x = g.pick()
     if g.chance(0.5):
         x = g.emit(
             g.choose(f"{x}.clone()", f"1 * {x}", f"torch.empty_like({x}).copy_({x})", f"torch.zeros_like({x})"), like=x
