@@ -80,7 +80,7 @@ def test_the_text_is_stable_and_a_line_holds_a_field() -> None:
         {"seed": 10**30},
         {"nm": "1:2"},
     ],
-    ids=str,
+    ids=lambda more: next(iter(more)),
 )
 def test_round_trips_of_other_results(more: dict[str, Any]) -> None:
     result = permsolve.solve(MATRIX, **{"method": "random", "stop": MaxIterations(5), **more})
