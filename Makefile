@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+APART := tests/models tests/cli tests/bench
 SOURCES := $(shell find permsolve solvers instances benchmarks tests -name '*.py' 2>/dev/null)
 
 .PHONY: demo test test-slow lint typecheck bench clean
@@ -25,13 +26,15 @@ demo: $(VENV)/.demo
 	$(BIN)/permsolve compare instances/data/digits_cnn_conv5.npy --time-limit 1 --plot out/anytime.png \
 		--methods identity,ria,channel_swap,stripe_groups,local_search,annealing,auto
 
-# Two processes, each with whole files: most tests use one core.
+# Two processes side by side, as most tests use one core. (Not pytest-xdist: tests that interrupt themselves end its workers.)
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(APART) & apart=$$!; \
+	$(BIN)/python -m pytest tests $(APART:%=--ignore=%); rest=$$?; \
+	wait $$apart && exit $$rest
 
 # The suite with its long runs: more random graphs, all traps, all kinds of matrices.
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --slow
+	$(BIN)/python -m pytest --slow
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -23,6 +23,9 @@ LARGEST, MOST = 1e4, 6000
 """No tensor of a program has a larger entry, or more of them."""
 
 
+MANY = 15
+"""A choice among as many options is one that every round of networks goes through in turn."""
+
 FAILURES = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError, ZeroDivisionError)
 """What a line of Python that does not fit its tensors may raise."""
 
@@ -256,6 +259,7 @@ class Draw:
         self.first: set[str] = set()
         self.counter = 0
         self.output = ""
+        self.forced: int | None = None
 
     # -- choices ---------------------------------------------------------------------------------------------------
 
@@ -263,6 +267,9 @@ class Draw:
         return self.random.random() < probability
 
     def choose(self, *options: Any) -> Any:
+        """Draw an option; where there are many, the one that is asked for."""
+        if self.forced is not None and len(options) >= MANY:
+            return options[self.forced % len(options)]
         return self.random.choice(options)
 
     def width(self) -> int:
@@ -398,11 +405,22 @@ Start = Callable[[int, random.Random], Draw]
 
 
 def draw_program(seed: int, start: Start, productions: dict[Production, float], end: Production) -> Program:
-    """Draw a network: a start, some productions by their weights, an end that sets ``output``."""
+    """Draw a network: a start, some productions by their weights, an end that sets ``output``.
+
+    Productions with many options come first, each option in turn, so that no operator is left to chance.
+    """
+    turns = [(production, k) for production in productions for k in range(getattr(production, "options", 0))]
     for trial in range(50):
         rng = random.Random(1000 * seed + trial)
         drawing = start(seed, rng)
-        for _ in range(rng.choice([3, 3, 3, 4, 4, 4, 5, 6, 8])):
+        if turns:
+            production, option = turns[7919 * seed % len(turns)]
+            drawing.forced = option
+            applies = drawing.attempt(production)
+            drawing.forced = None
+            if not applies and trial < 20:
+                continue
+        for _ in range(rng.choice([0, 1, 3, 3, 4, 4, 5, 6, 8])):
             for production in rng.choices(list(productions), list(productions.values()), k=30):
                 if drawing.attempt(production):
                     break

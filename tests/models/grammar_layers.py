@@ -10,11 +10,12 @@ from grammar import Draw, Production, Rejected, Var
 PRODUCTIONS: dict[Production, float] = {}
 
 
-def production(weight: float) -> Any:
-    """Register a production with how often it is drawn."""
+def production(weight: float, options: int = 0) -> Any:
+    """Register a production with how often it is drawn, and how many options it has that all must have their turn."""
 
-    def register(function: Production) -> Production:
+    def register(function: Any) -> Production:
         PRODUCTIONS[function] = weight
+        function.options = options
         return function
 
     return register
@@ -166,7 +167,7 @@ def tied_layer(g: Draw) -> None:
     g.emit(f"{part}({x})", axis=1 if "Conv" in text else -1)
 
 
-@production(5)
+@production(5, 48)
 def raw_weight(g: Draw) -> None:
     """Multiply with a free parameter, in one of the ways that people write that."""
     x = g.pick(lambda x: x.rank > 1)
@@ -254,7 +255,7 @@ def bilinear(g: Draw) -> None:
 # -- norms and parameters ----------------------------------------------------------------------------------------------
 
 
-@production(6)
+@production(6, 24)
 def norm(g: Draw) -> None:
     x = g.pick(lambda x: x.rank > 1)
     c, last = x.shape[1], x.shape[-1]
@@ -289,7 +290,7 @@ def slopes(g: Draw) -> None:
     g.emit(f"{g.part(f'nn.PReLU({g.choose(x.shape[1], x.shape[1], 1)})')}({x})", like=x)
 
 
-@production(7)
+@production(7, 16)
 def free_parameter(g: Draw) -> None:
     """Add or multiply a parameter, buffer or constant with entries along some of the axes."""
     x = g.pick()

@@ -9,11 +9,12 @@ from grammar import Draw, Production, Rejected, Var
 PRODUCTIONS: dict[Production, float] = {}
 
 
-def production(weight: float) -> Any:
-    """Register a production with how often it is drawn."""
+def production(weight: float, options: int = 0) -> Any:
+    """Register a production with how often it is drawn, and how many options it has that all must have their turn."""
 
-    def register(function: Production) -> Production:
+    def register(function: Any) -> Production:
         PRODUCTIONS[function] = weight
+        function.options = options
         return function
 
     return register
@@ -29,7 +30,7 @@ ACTIVATIONS = """
 """.split()  # noqa: SIM905
 
 
-@production(9)
+@production(9, len(ACTIVATIONS))
 def activation(g: Draw) -> None:
     x = g.pick()
     g.emit(g.choose(*ACTIVATIONS).format(x=x), like=x)
@@ -158,7 +159,7 @@ ALONG = """
 """.strip().splitlines()
 
 
-@production(12)
+@production(12, len(ALONG))
 def along(g: Draw) -> None:
     x = g.pick()
     a = g.axis(x)
@@ -279,7 +280,7 @@ RESIZING = """
 """.strip().splitlines()
 
 
-@production(9)
+@production(9, len(RESIZING))
 def resized(g: Draw) -> None:
     x = g.pick(lambda x: x.rank > 1)
     a = g.axis(x)
@@ -367,7 +368,7 @@ RERANKED: list[tuple[str, int, Any]] = [
 ]
 
 
-@production(5)
+@production(5, len(RERANKED))
 def reranked(g: Draw) -> None:
     text, rank, axis = g.choose(*RERANKED)
     x = g.pick(lambda x: x.rank == rank or (not rank and x.rank > 1))
@@ -495,7 +496,7 @@ def running_state(g: Draw) -> None:
     g.emit(g.choose(f"{x} - {state}", f"{x} + 0 * {state}", f"{x} * 2"), like=x)
 
 
-@production(5)
+@production(5, 21)
 def in_place(g: Draw) -> None:
     x = g.pick()
     if g.chance(0.5):
