@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 APART := tests/models tests/cli tests/bench
 SOURCES := $(shell find permsolve solvers instances benchmarks tests -name '*.py' 2>/dev/null)
 
-.PHONY: demo test test-slow lint typecheck bench clean
+.PHONY: demo test test-apart test-rest test-slow lint typecheck bench clean
 
 # The environment of the demo: the package and pictures. `make test` adds torch and the test tools.
 $(VENV)/.demo: pyproject.toml constraints.txt
@@ -28,9 +28,13 @@ demo: $(VENV)/.demo
 
 # Two processes side by side, as most tests use one core. (Not pytest-xdist: tests that interrupt themselves end its workers.)
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(APART) & apart=$$!; \
-	$(BIN)/python -m pytest tests $(APART:%=--ignore=%); rest=$$?; \
-	wait $$apart && exit $$rest
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-apart test-rest
+
+test-apart:
+	$(BIN)/python -m pytest $(APART)
+
+test-rest:
+	$(BIN)/python -m pytest tests $(APART:%=--ignore=%)
 
 # The suite with its long runs: more random graphs, all traps, all kinds of matrices.
 test-slow: $(VENV)/.dev

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,12 @@ settings.load_profile("permsolve")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Throw away kernels compiled from older sources, before any of them is imported."""
+    """Throw away kernels compiled from older sources, before any of them is imported; let Ctrl-C reach child processes.
+
+    A shell that runs a job in the background without job control has it ignore SIGINT, and so would all its children.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     spec = importlib.util.find_spec("permsolve.kernels")
     for folder in () if spec is None else spec.submodule_search_locations or ():
         clear_stale_caches(Path(folder))

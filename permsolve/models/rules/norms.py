@@ -31,7 +31,9 @@ def group_norm(call: Call) -> Any:
         for name in ("weight", "bias")
         if (value := call.get(name)) is not None
     ]
-    joined = call.algebra.join([(split, axes), *affine], axes, split.shape, hold={0, 1}, within=set(axes[2:]))
+    # A group's channels share statistics and stay in it. Groups of one channel bind nothing, as in an instance norm.
+    hold = {0, 1} if channels > groups else {0}
+    joined = call.algebra.join([(split, axes), *affine], axes, split.shape, hold=hold, within=set(axes[2:]))
     return call.rest(call.algebra.reshape(joined, x.shape))
 
 
