@@ -226,8 +226,10 @@ class Problem:
         grouping, so all scores fall by the same constant and every difference of scores stays what it is; but a few
         outliers no longer set the scale, beside which float32 could not tell the rest apart.
         """
+        from permsolve.kernels.memory import aligned  # kernels need numba, which scoring does not
+
         width = -(-self.rows // _LANES) * _LANES
-        packed = np.zeros((self.cols, width), dtype=np.float32)
+        packed = aligned((self.cols, width))
         step = max(1, _CHUNK // self.rows)
         for start in range(0, self.cols, step):
             part = slice(start, start + step)

@@ -128,12 +128,12 @@ def _unit(problem: Problem, windows: Windows) -> float:
     n, m = windows.n, windows.m
     groups = windows.run.rng.permutation(problem.groups)[: max(2, NARROWEST // m)]
     order = windows.orders[0].reshape(-1, m)[groups].ravel()
-    window = make_window(order.shape[0], problem.packed.shape[1], n, m, windows.halt)
+    window = make_window(order.shape[0], problem.packed.shape[1], n, m, windows.alarm.halt)
     best = order.copy()
     cold = 1e-7  # of the largest entry: only improvements and ties are accepted
     rows = problem.packed.shape[1]
     proposals = int(min(10 * order.shape[0] ** 2, QUENCH / (20.0 + 0.15 * rows)))
-    with windows.alarm():
+    with windows.alarm.watch():
         anneal_window(window, problem.packed, order, best, n, m, cold, cold, proposals, windows.seed(), proposals)
     if best.shape[0] == problem.cols:
         windows.run.offer(best)  # the quench of the whole problem is an early answer

@@ -255,12 +255,11 @@ def test_the_noise_of_assignments_cools_down_and_ends() -> None:
 
 
 def test_assignments_without_noise_end_when_nothing_changes_any_more() -> None:
-    ends = [
-        permsolve.solve(MATRIX, method="assignment", options={"start": 0, "end": 0, "patience": patience})
-        for patience in (5, 200)
-    ]
-    assert [end.status for end in ends] == [Status.LOCAL_OPTIMUM, Status.LOCAL_OPTIMUM]
-    assert ends[0].iterations + 100 < ends[1].iterations < 2000
+    end = permsolve.solve(MATRIX, method="assignment", options={"start": 0, "end": 0})
+    assert end.status is Status.LOCAL_OPTIMUM
+    assert 30 < end.iterations < 2000
+    again = permsolve.solve(MATRIX, method="assignment", options={"start": 0, "end": 0}, initial=end.perm, seed=1)
+    assert again.score <= end.score * 1.01
 
 
 def test_local_search_starts_again_when_it_is_stuck(monkeypatch: pytest.MonkeyPatch) -> None:

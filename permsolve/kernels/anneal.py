@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from permsolve.kernels._jit import compiled
 from permsolve.kernels.groups import State, exchange_delta, make_state, refresh_all, refresh_group
+from permsolve.kernels.memory import aligned
 
 #: Quantiles of the logarithm of a uniform variable: the Metropolis test needs no logarithm per proposal.
 LOG_UNIFORM = np.log((np.arange(1024) + 0.5) / 1024).astype(np.float32)
@@ -77,7 +78,7 @@ def make_window(width: int, rows: int, n: int, m: int, halt: npt.NDArray[np.bool
         np.zeros(width, dtype=np.int32),
         np.arange(width) // m * m,
     )
-    state = make_state(np.zeros((width, rows), dtype=np.float32), n)
+    state = make_state(aligned((width, rows)), n)
     return Window(state, memo, np.zeros(1, dtype=np.bool_) if halt is None else halt)
 
 

@@ -1,9 +1,10 @@
 """The gain matrix: what every column would bring to every slot.
 
 ``gain[i, j] = sum_r max(S[r, j] - t_i[r], 0)`` is a matrix product with (max, -) in place of (*). It is computed as
-``sum_r max(S[r, j], t_i[r]) - sum_r t_i[r]``: two vector operations a term instead of three. Tiles of 2 x 4 sums stay
-in registers; rows go in blocks so that the operands stay in cache, and so that float32 sums stay short. A sum over rows
-is never split between threads: threads split the slots.
+``sum_r max(S[r, j], t_i[r]) - sum_r t_i[r]``: two vector operations a term instead of three. As in a matrix product,
+tiles of sums stay in registers (`permsolve.kernels.vector`), and blocks of both operands are copied next to each other so
+that they stay in the second-level cache: rows of thousands of columns lie pages apart, and fetching them piecemeal would
+take as long as the arithmetic. A sum over rows is never split between threads: threads split the slots.
 """
 
 from __future__ import annotations
@@ -15,56 +16,112 @@ import numpy as np
 import numpy.typing as npt
 
 from permsolve.kernels._jit import compiled
+from permsolve.kernels.memory import scratch
+from permsolve.kernels.vector import TILE, TILE_COLUMNS, add_tile, copy_stretch
 
-#: Rows multiplied at a time; not the scratch space's `permsolve.kernels.groups.ROW_BLOCK`.
-GAIN_ROWS = 512
+#: Rows, slots and columns of a block: two operands and their sums, 256 KiB each.
+GAIN_ROWS = GAIN_SLOTS = GAIN_COLUMNS = 256
+#: Slots whose thresholds, for so many rows, fill two thirds of a first-level cache.
+NEAR_SLOTS = 32
+#: Below so many slots copying does not pay.
+FEW_SLOTS = 32
+#: Sums of a tile.
+SUMS = TILE * TILE_COLUMNS
 
+if TILE_COLUMNS == 4:
 
-@compiled
-def _tile(thresholds, saliency, slot_a, slot_b, columns, at, start, stop, base_a, base_b, out_a, out_b):
-    """Add the terms of two slots, four columns and a block of rows."""
-    t_a, t_b = thresholds[slot_a, start:stop], thresholds[slot_b, start:stop]
-    s_0, s_1 = saliency[columns[at], start:stop], saliency[columns[at + 1], start:stop]
-    s_2, s_3 = saliency[columns[at + 2], start:stop], saliency[columns[at + 3], start:stop]
-    zero = np.float32(0)
-    a_0 = a_1 = a_2 = a_3 = b_0 = b_1 = b_2 = b_3 = zero
-    for r in range(stop - start):
-        a, b = t_a[r], t_b[r]
-        x_0, x_1, x_2, x_3 = s_0[r], s_1[r], s_2[r], s_3[r]
-        a_0 += max(x_0, a)
-        a_1 += max(x_1, a)
-        a_2 += max(x_2, a)
-        a_3 += max(x_3, a)
-        b_0 += max(x_0, b)
-        b_1 += max(x_1, b)
-        b_2 += max(x_2, b)
-        b_3 += max(x_3, b)
-    out_a[at] += a_0 - base_a
-    out_a[at + 1] += a_1 - base_a
-    out_a[at + 2] += a_2 - base_a
-    out_a[at + 3] += a_3 - base_a
-    out_b[at] += b_0 - base_b
-    out_b[at + 1] += b_1 - base_b
-    out_b[at + 2] += b_2 - base_b
-    out_b[at + 3] += b_3 - base_b
+    @compiled
+    def _tile_columns(columns, first, last, width, start):
+        return (
+            columns[first] * width + start,
+            columns[min(first + 1, last)] * width + start,
+            columns[min(first + 2, last)] * width + start,
+            columns[min(first + 3, last)] * width + start,
+        )
+
+else:
+
+    @compiled
+    def _tile_columns(columns, first, last, width, start):
+        return columns[first] * width + start, columns[min(first + 1, last)] * width + start
 
 
 @compiled
-def _row_sum(values, start, stop):
-    total = np.float32(0)
-    for r in range(start, stop):
-        total += values[r]
-    return total
+def _tile_slots(slots, first, last, width, start):
+    return (
+        slots[first] * width + start,
+        slots[min(first + 1, last)] * width + start,
+        slots[min(first + 2, last)] * width + start,
+        slots[min(first + 3, last)] * width + start,
+    )
 
 
 @compiled
-def _single(thresholds, saliency, slot, column, start, stop):
-    """Add up one entry's terms for a block of rows: the fringe of the tiles."""
-    t, s = thresholds[slot], saliency[column]
-    total = np.float32(0)
-    for r in range(start, stop):
-        total += max(s[r] - t[r], np.float32(0))
-    return total
+def _write(sums, bases, slots, columns, out, first_slot, first_column):
+    """Turn a block's tiles into gains."""
+    wide = (columns + TILE_COLUMNS - 1) // TILE_COLUMNS
+    for x in range(slots):
+        row, base = out[first_slot + x], bases[x]
+        first = x // TILE * wide * SUMS + x % TILE * TILE_COLUMNS
+        for y in range(columns):
+            row[first_column + y] = sums[first + y // TILE_COLUMNS * SUMS + y % TILE_COLUMNS] - base
+
+
+@compiled
+def _few(state, slots, columns, out):
+    """Compute the gains of a few slots, from where the operands are."""
+    thresholds, saliency = state.thresholds.reshape(-1), state.saliency.reshape(-1)
+    width = state.saliency.shape[1]
+    high, wide = slots.shape[0], (columns.shape[0] + TILE_COLUMNS - 1) // TILE_COLUMNS
+    sums = scratch((high + TILE - 1) // TILE * wide * SUMS)
+    sums[:] = np.float32(0)
+    bases, unused = np.zeros(high, dtype=np.float32), scratch(GAIN_ROWS)
+    for start in range(0, width, GAIN_ROWS):
+        size = min(GAIN_ROWS, width - start)
+        for x in range(high):  # summed as blocks are: gains must not depend on how many slots are asked for
+            bases[x] += copy_stretch(thresholds, slots[x] * width + start, size, unused, 0)
+        for y in range(wide):
+            offered = _tile_columns(columns, y * TILE_COLUMNS, columns.shape[0] - 1, width, start)
+            for x in range(0, high, TILE):
+                offering = _tile_slots(slots, x, high - 1, width, start)
+                add_tile(thresholds, saliency, offering, offered, size, sums, (x // TILE * wide + y) * SUMS)
+    _write(sums, bases, high, columns.shape[0], out, 0, 0)
+
+
+@compiled
+def _stretch(source, width, chosen, first, count, padded, start, size, target, bases):
+    """Copy a stretch of rows of a block's columns next to each other, and add up their sums."""
+    for k in range(padded):
+        at = chosen[first + min(k, count - 1)] * width + start
+        total = copy_stretch(source, at, size, target, k * GAIN_ROWS)
+        if k < count:
+            bases[k] += total
+
+
+@compiled
+def _block(near, far, high, wide, size, sums):
+    """Add a stretch of rows to all tiles of a block."""
+    for part in range(0, high, NEAR_SLOTS):
+        for y in range(wide):
+            c = y * TILE_COLUMNS * GAIN_ROWS
+            columns = _adjacent(c)
+            for x in range(part, min(part + NEAR_SLOTS, high), TILE):
+                s = x * GAIN_ROWS
+                slots = (s, s + GAIN_ROWS, s + 2 * GAIN_ROWS, s + 3 * GAIN_ROWS)
+                add_tile(near, far, slots, columns, size, sums, (x // TILE * wide + y) * SUMS)
+
+
+if TILE_COLUMNS == 4:
+
+    @compiled
+    def _adjacent(at):
+        return at, at + GAIN_ROWS, at + 2 * GAIN_ROWS, at + 3 * GAIN_ROWS
+
+else:
+
+    @compiled
+    def _adjacent(at):
+        return at, at + GAIN_ROWS
 
 
 @compiled
@@ -82,36 +139,33 @@ def gain_block(state, slots, columns, out):
     out
         float32 (a, b), written: ``sum_r max(S[r, columns[y]] - t_slots[x][r], 0)``.
     """
-    thresholds, saliency = state.thresholds, state.saliency
-    rows = saliency.shape[1]
-    even, quads = slots.shape[0] // 2 * 2, columns.shape[0] // 4 * 4
-    out[:, :] = np.float32(0)
-    for start in range(0, rows, GAIN_ROWS):
-        stop = min(start + GAIN_ROWS, rows)
-        for x in range(0, even, 2):
-            base_a = _row_sum(thresholds[slots[x]], start, stop)
-            base_b = _row_sum(thresholds[slots[x + 1]], start, stop)
-            for y in range(0, quads, 4):
-                _tile(
-                    thresholds,
-                    saliency,
-                    slots[x],
-                    slots[x + 1],
-                    columns,
-                    y,
-                    start,
-                    stop,
-                    base_a,
-                    base_b,
-                    out[x],
-                    out[x + 1],
-                )
-            for y in range(quads, columns.shape[0]):
-                out[x, y] += _single(thresholds, saliency, slots[x], columns[y], start, stop)
-                out[x + 1, y] += _single(thresholds, saliency, slots[x + 1], columns[y], start, stop)
-        for x in range(even, slots.shape[0]):
-            for y in range(columns.shape[0]):
-                out[x, y] += _single(thresholds, saliency, slots[x], columns[y], start, stop)
+    if slots.shape[0] == 0 or columns.shape[0] == 0:
+        return
+    if slots.shape[0] < FEW_SLOTS:
+        _few(state, slots, columns, out)
+        return
+    thresholds, saliency = state.thresholds.reshape(-1), state.saliency.reshape(-1)
+    width = state.saliency.shape[1]
+    near, far, sums = (
+        scratch(GAIN_SLOTS * GAIN_ROWS),
+        scratch(GAIN_COLUMNS * GAIN_ROWS),
+        scratch(GAIN_SLOTS * GAIN_COLUMNS),
+    )
+    bases, unused = np.empty(GAIN_SLOTS, dtype=np.float32), np.zeros(GAIN_COLUMNS, dtype=np.float32)
+    for first in range(0, slots.shape[0], GAIN_SLOTS):
+        high = min(GAIN_SLOTS, slots.shape[0] - first)
+        for left in range(0, columns.shape[0], GAIN_COLUMNS):
+            broad = min(GAIN_COLUMNS, columns.shape[0] - left)
+            wide = (broad + TILE_COLUMNS - 1) // TILE_COLUMNS
+            sums[:] = np.float32(0)
+            bases[:] = np.float32(0)
+            for start in range(0, width, GAIN_ROWS):
+                size = min(GAIN_ROWS, width - start)
+                tall = (high + TILE - 1) // TILE * TILE
+                _stretch(thresholds, width, slots, first, high, tall, start, size, near, bases)
+                _stretch(saliency, width, columns, left, broad, wide * TILE_COLUMNS, start, size, far, unused)
+                _block(near, far, high, wide, size, sums)
+            _write(sums, bases, high, broad, out, first, left)
 
 
 def gain_matrix(
@@ -137,5 +191,5 @@ def gain_matrix(
     def part(span: slice) -> None:
         gain_block(state, slots[span], columns, out[span])
 
-    step = max(-(-len(slots) // jobs) + 1 & ~1, 2)  # whole pairs of slots, the height of a tile
+    step = max(-(-len(slots) // jobs) + TILE - 1 & -TILE, TILE)  # whole tiles
     apply(part, [slice(start, start + step) for start in range(0, len(slots), step)])

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from permsolve.kernels._jit import compiled
+from permsolve.kernels.memory import aligned
 
 #: Rows handled at a time where a group's order statistics need scratch space; 17 vectors of it stay in L1.
 ROW_BLOCK = 128
@@ -54,7 +55,7 @@ def make_state(saliency: npt.NDArray[Any], n: int) -> State:
     """
     return State(
         saliency,
-        np.zeros_like(saliency),
+        aligned(saliency.shape),
         np.zeros(saliency.shape[0], dtype=np.float32),
         np.zeros((n + 2, ROW_BLOCK), dtype=np.float32),
     )

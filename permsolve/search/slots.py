@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from permsolve.kernels.gain import gain_block
-from permsolve.kernels.groups import State, make_state, refresh_all
+from permsolve.kernels.groups import make_state, refresh_all
 from permsolve.problem import Problem
 from permsolve.search.exchange import RELATIVE_TOLERANCE
 
@@ -18,8 +18,6 @@ Array = npt.NDArray[Any]
 
 class SlotAssignment:
     """A permutation that is improved by reassigning one column of each of many groups.
-
-    Steps on disjoint sets of groups may run in different threads.
 
     Parameters
     ----------
@@ -41,28 +39,7 @@ class SlotAssignment:
         """The permutation, a view."""
         return self.members.reshape(-1)
 
-    @property
-    def mean_loss(self) -> float:
-        """What a group loses on average when a column leaves it, in units of the packed saliency."""
-        return float(self.state.losses.mean(dtype=np.float64))
-
-    def least_lost(self, groups: Array) -> Array:
-        """Return the slot of each group whose column it would miss least.
-
-        Parameters
-        ----------
-        groups
-            int64 (k,), numbers of groups.
-
-        Returns
-        -------
-        numpy.ndarray
-            int64 (k,), slots.
-        """
-        least: Array = self.state.losses[self.members[groups]].argmin(axis=1)
-        return least
-
-    def step(self, groups: Array, slots: Array, noise: Array | None = None) -> bool:
+    def step(self, groups: Array, slots: Array) -> bool:
         """Free a slot in each group and assign the freed columns to the slots anew.
 
         Parameters
@@ -71,29 +48,22 @@ class SlotAssignment:
             int64 (k,), distinct groups.
         slots
             int64 (k,), the slot freed in each.
-        noise
-            float64 (k, k), added to the gains, or None. With noise the assignment is taken whatever it is worth,
-            without only if it is an improvement.
 
         Returns
         -------
         bool
-            Whether anything changed.
+            Whether anything changed; only improvements are taken.
         """
         columns = self.members[groups, slots]
         gain = np.empty((len(columns), len(columns)), dtype=np.float32)
         gain_block(self.state, columns, columns, gain)
-        cost = -gain if noise is None else -(gain + noise)
-        receiver, chosen = linear_sum_assignment(cost)
+        receiver, chosen = linear_sum_assignment(-gain)
         moved = np.flatnonzero(receiver != chosen)
         if not moved.size:
             return False
-        if noise is None:
-            lost = self.state.losses[columns].sum(dtype=np.float64)
-            if gain[receiver, chosen].sum(dtype=np.float64) <= lost * (1 + RELATIVE_TOLERANCE):
-                return False
+        lost = self.state.losses[columns].sum(dtype=np.float64)
+        if gain[receiver, chosen].sum(dtype=np.float64) <= lost * (1 + RELATIVE_TOLERANCE):
+            return False
         self.members[groups[moved], slots[moved]] = columns[chosen[moved]]
-        # Steps run side by side: each needs scratch space of its own.
-        own = State(*self.state[:3], np.empty_like(self.state.scratch))
-        refresh_all(own, self.members[groups[moved]].ravel(), self.m, self.n)
+        refresh_all(self.state, self.members[groups[moved]].ravel(), self.m, self.n)
         return True

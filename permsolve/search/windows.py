@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -14,6 +12,7 @@ import numpy.typing as npt
 from permsolve.kernels.anneal import Window, make_window
 from permsolve.problem import Problem
 from permsolve.run import Run
+from permsolve.search.alarm import Alarm
 from permsolve.search.start import starting_order
 
 Array = npt.NDArray[Any]
@@ -22,8 +21,6 @@ T = TypeVar("T")
 #: A window's saliency and thresholds should stay in a core's second-level cache.
 WINDOW_BYTES = 1 << 20
 NARROWEST, WIDEST = 128, 512
-#: Epochs, as long as the longest so far, that the end of the time may be away and still be watched for.
-HORIZON = 10.0
 
 
 class _Job(NamedTuple):
@@ -37,7 +34,7 @@ class Windows:
 
     The groups are dealt at random, so that in time every two columns meet. Windows share no groups: they are worked on
     side by side and put together exactly. Problems of up to 128 columns are one window. How long the work on a window
-    takes is not known beforehand, so a timer ends it with the time: see `alarm`.
+    takes is not known beforehand, so an alarm ends it with the time.
 
     Parameters
     ----------
@@ -60,14 +57,13 @@ class Windows:
         self.splits = np.array_split(np.arange(problem.groups), count)
         #: The permutations of the chains.
         self.orders = [starting_order(run) for _ in range(chains)]
-        #: bool (1,): set when the time is over; the kernels that work on a window look at it.
-        self.halt = np.zeros(1, dtype=np.bool_)
+        #: Ends the kernels that work on a window with the time.
+        self.alarm = Alarm(run)
         self._space = [
-            make_window(len(split) * self.m, rows, self.n, self.m, self.halt)
+            make_window(len(split) * self.m, rows, self.n, self.m, self.alarm.halt)
             for _ in range(chains)
             for split in self.splits
         ]
-        self._longest = float("inf")  # seconds of an epoch: until one is known, the end is near
 
     @property
     def count(self) -> int:
@@ -77,24 +73,6 @@ class Windows:
     def seed(self) -> np.uint64:
         """Return a fresh seed for a kernel."""
         return np.uint64(self.run.rng.integers(2**63))
-
-    @contextmanager
-    def alarm(self) -> Iterator[None]:
-        """Set `halt` when the time is over, should that come before the end of the block.
-
-        Kernels release the GIL, so the timer's thread runs beside them. Where the end is far away, there is no timer.
-        """
-        left = self.run.remaining()
-        if left == float("inf") or left > HORIZON * self._longest:
-            yield
-            return
-        timer = threading.Timer(left, self.halt.fill, (True,))
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
 
     def epoch(self, work: Callable[[Window, Array, np.uint64], T], idle: Callable[[Array], T]) -> list[list[T]]:
         """Work on every window once.
@@ -128,10 +106,9 @@ class Windows:
                 return idle(job.order)
             return work(job.window, job.order, job.seed)
 
-        with self.alarm():
+        with self.alarm.watch():
             results = self.run.map(task, jobs)
-        took = time.perf_counter() - began
-        self._longest = took if self._longest == float("inf") else max(self._longest, took)
+        self.alarm.took(time.perf_counter() - began)
         size = len(self.splits)
         chains = [slice(k * size, (k + 1) * size) for k in range(len(self.orders))]
         self.orders = [np.concatenate([job.order for job in jobs[chain]]) for chain in chains]

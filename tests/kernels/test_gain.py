@@ -18,22 +18,40 @@ def block(values: np.ndarray, order: np.ndarray, n: int, m: int, slots: np.ndarr
 @pytest.mark.parametrize("slots", range(6))
 @pytest.mark.parametrize("columns", range(10))
 def test_fringes_of_the_tiles(slots: int, columns: int) -> None:
-    """Tiles are two slots high and four columns wide."""
+    """Tiles are four slots high and up to four columns wide."""
     values, order = matrix("uniform", 17, 16), shuffled(16)
     chosen, offered = shuffled(16, seed=3)[:slots], shuffled(16, seed=4)[:columns]
     expected = gain(values, order, 2, 4)[np.ix_(chosen, offered)]
     np.testing.assert_array_equal(block(values, order, 2, 4, chosen, offered), expected)
 
 
-@pytest.mark.parametrize("rows", [1, 16, 511, 512, 513, 1024, 1100])
+@pytest.mark.parametrize("rows", [1, 16, 255, 256, 257, 512, 1100])
 def test_rows_around_the_blocks(rows: int) -> None:
-    """Rows are summed in blocks of 512."""
+    """Rows are summed in blocks of 256."""
     values, order = matrix("uniform", rows, 12), shuffled(12)
     expected = gain(values, order, 2, 4)
     everything = np.arange(12)
     np.testing.assert_array_equal(block(values, order, 2, 4, everything, everything), expected)
     odd = np.arange(9)
     np.testing.assert_array_equal(block(values, order, 2, 4, odd, odd), expected[:9, :9])
+
+
+@pytest.mark.parametrize(("slots", "columns"), [(31, 5), (32, 5), (33, 300), (258, 259), (300, 7)])
+def test_fringes_of_the_blocks(slots: int, columns: int) -> None:
+    """Blocks are 256 slots high and 256 columns wide; fewer than 32 slots are not copied."""
+    values, order = matrix("uniform", 270, 304), shuffled(304)
+    chosen, offered = shuffled(304, seed=3)[:slots], shuffled(304, seed=4)[:columns]
+    expected = gain(values, order, 2, 4)[np.ix_(chosen, offered)]
+    np.testing.assert_array_equal(block(values, order, 2, 4, chosen, offered), expected)
+
+
+def test_gains_do_not_depend_on_how_many_slots_are_asked_for() -> None:
+    values = np.random.RandomState(1).random_sample((700, 48))
+    state, columns = state_of(values, shuffled(48), 2, 4), np.arange(48)
+    whole, part = np.zeros((48, 48), dtype=np.float32), np.zeros((5, 48), dtype=np.float32)
+    gain_block(state, columns, columns, whole)
+    gain_block(state, columns[10:15], columns, part)
+    np.testing.assert_array_equal(part, whole[10:15])
 
 
 @pytest.mark.parametrize(("n", "m"), PATTERNS)
