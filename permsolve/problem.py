@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,14 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from permsolve import saliency as saliencies
-from permsolve._arrays import Weights, as_weights, channels_last, to_array
+from permsolve._arrays import aligned
 from permsolve.errors import InputError
 from permsolve.patterns import NM, Permutation
+from permsolve.sources import LANES, Rule, Source, gather, given, rowwise
 
 Array = npt.NDArray[Any]
 
-#: The search kernels' row padding: one 512-bit register of float32, a multiple of every vector register in use.
-_LANES = 16
+#: Entries from which the search kernels work on the saliency itself, where that is safe, and how far its largest entry
+#: may then lie above the largest that is not kept anyway.
+_LARGE, _OUTLIER = 1 << 24, 64.0
 #: Entries handled at a time where `Problem.packed` is made, so that it needs little memory beyond itself.
 _CHUNK = 1 << 20
 
@@ -47,6 +49,8 @@ class Problem:
         order.
     saliency_name
         Name of the saliency.
+    padded
+        The array that ``columns`` is a view of, its rows padded with zeros to a multiple of 16, or None.
     """
 
     columns: Array
@@ -56,6 +60,7 @@ class Problem:
     dtype: str
     fingerprint: str
     saliency_name: str
+    padded: Array | None = field(default=None, repr=False)
 
     @classmethod
     def of(
@@ -90,17 +95,11 @@ class Problem:
             If anything does not fit; the message says what is allowed.
         """
         pattern = NM.parse(nm)
-        weights = as_weights(matrix)
-        name, rule = saliencies.resolve(saliency)
-        return cls._make(
-            channels_last(_saliency_of(weights, rule)),
-            pattern,
-            blocks,
-            weights.values.shape,
-            weights.dtype,
-            weights.fingerprint,
-            name,
-        )
+        source = Source(matrix)
+        name, rule = _rule_of(source, saliency)
+        pattern.validate(source.shape[1])
+        padded, [fingerprint] = gather([(source, rule)], _origin(name))
+        return cls._make(padded, source.rows, pattern, blocks, source.shape, source.dtype, fingerprint, name)
 
     @classmethod
     def stack(
@@ -140,33 +139,32 @@ class Problem:
         rules = list(saliency) if isinstance(saliency, (list, tuple)) else [saliency] * len(matrices)
         if len(rules) != len(matrices):
             raise InputError(f"got {len(rules)} saliencies for {len(matrices)} matrices")
-        digest = hashlib.sha256()
-        pieces, names, dtypes = [], [], []
-        for matrix, spec in zip(matrices, rules, strict=True):
-            weights = as_weights(matrix)
-            name, rule = saliencies.resolve(spec)
-            pieces.append(channels_last(_saliency_of(weights, rule)))
-            names.append(name)
-            dtypes.append(weights.dtype)
-            digest.update(bytes.fromhex(weights.fingerprint))
-        widths = sorted({piece.shape[1] for piece in pieces})
+        sources = [Source(matrix) for matrix in matrices]
+        widths = sorted({source.shape[1] for source in sources})
         if len(widths) > 1:
             raise InputError(f"stacked matrices must have equal numbers of input channels, got {widths}")
-        stacked = np.concatenate(pieces, axis=0)
+        pattern.validate(widths[0])
+        named = [_rule_of(source, rule) for source, rule in zip(sources, rules, strict=True)]
+        names = "+".join(dict.fromkeys(name for name, _ in named))
+        pairs = [(source, rule) for source, (_, rule) in zip(sources, named, strict=True)]
+        padded, digests = gather(pairs, _origin(names))
+        rows = sum(source.rows for source in sources)
         return cls._make(
-            stacked,
+            padded,
+            rows,
             pattern,
             blocks,
-            stacked.shape,
-            "+".join(dict.fromkeys(dtypes)),
-            digest.hexdigest(),
-            "+".join(dict.fromkeys(names)),
+            (rows, widths[0]),
+            "+".join(dict.fromkeys(source.dtype for source in sources)),
+            hashlib.sha256(bytes.fromhex("".join(digests))).hexdigest(),
+            names,
         )
 
     @classmethod
     def _make(
         cls,
-        saliency: Array,
+        padded: Array,
+        rows: int,
         pattern: NM,
         blocks: Sequence[int] | None,
         shape: tuple[int, ...],
@@ -174,14 +172,18 @@ class Problem:
         fingerprint: str,
         saliency_name: str,
     ) -> Problem:
-        cols = saliency.shape[1]
-        pattern.validate(cols)
-        checked = None if blocks is None else _check_blocks(blocks, cols, pattern.m)
+        checked = None if blocks is None else _check_blocks(blocks, padded.shape[0], pattern.m)
         with np.errstate(over="ignore"):
-            if not np.isfinite(saliency.sum(dtype=np.float64)):
+            if not np.isfinite(padded.sum(dtype=np.float64)):
                 raise InputError("the saliency's sum overflows float64; divide the matrix by its largest entry first")
-        columns = np.array(saliency.T, order="C")  # a copy always: the caller's array may change later
-        return cls(columns, pattern, checked, shape, dtype, fingerprint, saliency_name)
+        if padded.shape[1] > rows and padded.size < _LARGE:
+            return cls(padded[:, :rows].copy(), pattern, checked, shape, dtype, fingerprint, saliency_name)
+        return cls(padded[:, :rows], pattern, checked, shape, dtype, fingerprint, saliency_name, padded)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what can be computed again, and the padding."""
+        state = {field.name: getattr(self, field.name) for field in fields(self)}
+        return state | {"padded": None}
 
     @property
     def cols(self) -> int:
@@ -215,8 +217,8 @@ class Problem:
 
     @cached_property
     def scale(self) -> float:
-        """The largest entry of the clipped saliency, or 1 where all are zero: `packed` is in this unit."""
-        return float(self._ceilings.max()) or 1.0
+        """The unit of `packed`: the largest entry of the clipped saliency; 1 where `packed` is the saliency itself."""
+        return 1.0 if self._large else float(self._ceilings.max()) or 1.0
 
     @cached_property
     def packed(self) -> Array:
@@ -225,10 +227,12 @@ class Problem:
         Every row is clipped at its (n + 1)-th largest entry. The at most n entries above it are kept whatever the
         grouping, so all scores fall by the same constant and every difference of scores stays what it is; but a few
         outliers no longer set the scale, beside which float32 could not tell the rest apart.
-        """
-        from permsolve.kernels.memory import aligned  # kernels need numba, which scoring does not
 
-        width = -(-self.rows // _LANES) * _LANES
+        A large float32 saliency that needs none of this is used as it is, so that memory holds it once.
+        """
+        if self._large and self.padded is not None:
+            return self.padded
+        width = -(-self.rows // LANES) * LANES
         packed = aligned((self.cols, width))
         step = max(1, _CHUNK // self.rows)
         for start in range(0, self.cols, step):
@@ -237,6 +241,14 @@ class Problem:
             # Divide in the original precision: a float64 of 1e300 or 1e-300 fits float32 only afterwards.
             np.divide(clipped, clipped.dtype.type(self.scale), out=packed[part, : self.rows], casting="same_kind")
         return packed
+
+    @cached_property
+    def _large(self) -> bool:
+        """Whether `packed` may be the saliency itself: large, padded, float32, in the range of safe sums."""
+        if self.padded is None or self.columns.dtype != np.float32 or self.columns.size < _LARGE:
+            return False
+        largest, clipped = float(self.columns.max()), float(self._ceilings.max())
+        return 1e-20 < largest < 1e20 and largest < _OUTLIER * clipped
 
     @cached_property
     def _ceilings(self) -> Array:
@@ -324,32 +336,26 @@ class Problem:
         Problem
             Its saliency is a view.
         """
-        columns = self.columns[span]
-        return replace(self, columns=columns, blocks=None, shape=(self.rows, columns.shape[0]))
+        columns, padded = self.columns[span], None if self.padded is None else self.padded[span]
+        return replace(self, columns=columns, padded=padded, blocks=None, shape=(self.rows, columns.shape[0]))
 
 
-def _saliency_of(weights: Weights, rule: object) -> Array:
-    values = weights.values
-    if isinstance(rule, saliencies.Saliency):
-        origin = f"saliency {rule.name!r}"
-        with np.errstate(over="ignore", invalid="ignore"):
-            given: object = rule(values)
-    else:
-        origin, given = "the saliency array", rule
-    try:
-        result = to_array(given)[1]
-    except InputError as error:
-        raise InputError(f"{origin}: {error}") from error
-    if result.shape != values.shape:
-        raise InputError(f"{origin} has shape {result.shape}, the matrix {values.shape}; they must be equal")
-    if not np.isfinite(result).all():
-        raise InputError(
-            f"{origin} is not finite everywhere: it holds NaN or infinite entries; "
-            f"where weights are very large, divide the matrix by its largest entry first"
-        )
-    if (result < 0).any():
-        raise InputError(f"{origin} has negative entries; a saliency is >= 0, for example abs(weights)")
-    return result
+def _rule_of(source: Source, saliency: object) -> tuple[str, Rule]:
+    """Return the name of a saliency, and what gives it block by block."""
+    name, rule = saliencies.resolve(saliency)
+    if not isinstance(rule, saliencies.Saliency):
+        return name, given(rule, _origin(name), source.shape)
+    if getattr(rule, "rowwise", False):
+        return name, rowwise(rule, name)
+    values = source.read()[1]  # the object may look at all of them at once
+    if not np.isfinite(values).all():
+        return name, rowwise(np.abs, name)  # refused in a moment, with a better message
+    with np.errstate(over="ignore", invalid="ignore"):
+        return name, given(rule(values), _origin(name), source.shape)
+
+
+def _origin(name: str) -> str:
+    return "the saliency array" if name == "array" else f"saliency {name!r}"
 
 
 def _check_blocks(blocks: Sequence[int], cols: int, m: int) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,11 @@ _NEED_ACTIVATIONS = ("wanda", "ria", "obs", "sparsegpt")
 
 @runtime_checkable
 class Saliency(Protocol):
-    """An object that turns weights into saliency and carries whatever it needs for that."""
+    """An object that turns weights into saliency and carries whatever it needs for that.
+
+    One with a true attribute ``rowwise`` is called for blocks of rows, which saves memory: the saliency of a row then
+    depends on that row alone. Any other is called once, with the whole matrix.
+    """
 
     @property
     def name(self) -> str:
@@ -35,6 +39,7 @@ class Magnitude:
     """The absolute value of each weight."""
 
     name: str = "magnitude"
+    rowwise: ClassVar[bool] = True
 
     def __call__(self, weights: Array) -> Array:
         """Return ``abs(weights)``."""
@@ -46,6 +51,7 @@ class Energy:
     """The square of each weight, in float64 so that small weights do not vanish."""
 
     name: str = "energy"
+    rowwise: ClassVar[bool] = True
 
     def __call__(self, weights: Array) -> Array:
         """Return ``weights ** 2``."""
@@ -68,6 +74,7 @@ class Wanda:
     """
 
     input_norms: Array
+    rowwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Validate the norms."""

@@ -38,7 +38,8 @@ class Assignment(Solver):
     block
         Groups in a block, about. Larger blocks find more for the same number of operations; smaller ones go round sooner.
     start
-        First noise, in units of the mean loss of a column that leaves its group; 0 for none.
+        First noise, in units of the mean loss of a column that leaves its group over the root of the number of rows;
+        0 for none. A gain is a sum over rows: that is the scale of what tells one place for a column from another.
     end
         Last noise.
     """
@@ -50,8 +51,8 @@ class Assignment(Solver):
     unit: ClassVar[str] = "one round: every group refills a slot once"
 
     block: int = 512
-    start: float = 0.002
-    end: float = 0.0005
+    start: float = 0.12
+    end: float = 0.03
 
     def __post_init__(self) -> None:
         """Validate the options."""
@@ -65,7 +66,7 @@ class Assignment(Solver):
 
         search = Deals(problem, run, starting_order(run), self.block)
         budget = max(int(run.effort * self._rounds(problem)), 1)
-        unit = search.mean_loss
+        unit = search.mean_loss / problem.rows**0.5
         done, idle, share = 0, 0, 0.0
         while share < 1.0:
             noise = self._noise(share)

@@ -14,17 +14,13 @@ from permsolve.search.schedule import default_seconds
 from permsolve.solver import Solver, Status
 from permsolve.solvers.annealing import Annealing, proposal_cost
 
-#: Modelled proposals of annealing per pair of columns below which assignments reach further in the same time.
-ENOUGH_PROPOSALS = 3000
-#: Proposals per pair of columns from which annealing can afford to start warm; short schedules start cooler.
-PLENTY_OF_PROPOSALS = 10_000
 #: Share of the time that enumeration and linear program may take, and modelled seconds of a node of branch and bound,
 #: for the schedule without limits.
 LP_SHARE, NODE_SECONDS = 0.35, 4e-6
-#: Columns up to which annealing alone is best whatever the time.
-NARROW = 128
-#: Columns beyond which assignments get larger blocks and, as fewer rounds fit, less noise.
-WIDE = 1024
+#: Columns up to which annealing by exchanges is best, and up to which it still adds something to assignments.
+NARROW, MEDIUM = 128, 512
+#: Modelled proposals of annealing per pair of columns from which it can afford to start warm.
+PLENTY_OF_PROPOSALS = 10_000
 
 
 class _Stage(NamedTuple):
@@ -38,12 +34,10 @@ class Auto(Solver):
 
     Where all groups can be enumerated (168 columns for m = 4) and the time does for their linear program, ``exact``: a
     short annealing, then large neighbourhood search and branch and bound by turns, until the optimum is proved or the
-    time is over. With less time, annealing alone. Wider problems get annealing alone where it can propose every
-    exchange about 3,000 times (from a slightly cooler start where it can do so less than 10,000 times); otherwise
-    perturbed assignments for three quarters of the time and an annealing that starts at half the usual temperature for
-    the rest. It uses all the time it is given, unless the optimum is proved. Without a limit the stages share a
-    schedule of ``0.7 * min(cols / 64, 60)`` modelled seconds of one core: 0.7 s at 64 columns, at most 42 s. Under an
-    iteration limit it is annealing alone.
+    time is over. With less time, or up to 128 columns, annealing by exchanges. Wider problems get annealed assignments,
+    followed by annealing that starts cold for the last quarter of the time up to 512 columns. It uses all the time it
+    is given, unless the optimum is proved. Without a limit the stages share a schedule of ``0.7 * min(cols / 64, 60)``
+    modelled seconds of one core: 0.7 s at 64 columns, at most 42 s. Under an iteration limit it is annealing alone.
     """
 
     source: ClassVar[str] = "ours: the stages' docstrings name their sources"
@@ -104,12 +98,12 @@ class Auto(Solver):
 
 
 def _stages(problem: Problem, core_seconds: float) -> list[_Stage]:
-    pairs = problem.cols**2 / 2
-    proposals = core_seconds * 1e9 / proposal_cost(problem)
-    if problem.cols <= NARROW or proposals >= ENOUGH_PROPOSALS * pairs:
-        patient = proposals >= PLENTY_OF_PROPOSALS * pairs
+    if problem.cols <= NARROW:
+        proposals = core_seconds * 1e9 / proposal_cost(problem)
+        patient = proposals >= PLENTY_OF_PROPOSALS * problem.cols**2 / 2
         return [_Stage(1.0, Annealing() if patient else Annealing(start=0.055))]
-    from permsolve.solvers.assignment import Assignment  # scipy.optimize takes 0.2 s to import: only where needed
+    from permsolve.solvers.assignment import Assignment
 
-    assignment = Assignment(block=256, start=0.005, end=0.001) if problem.cols > WIDE else Assignment()
-    return [_Stage(0.75, assignment), _Stage(0.25, Annealing(start=0.03, reheats=0))]
+    if problem.cols > MEDIUM:
+        return [_Stage(1.0, Assignment())]
+    return [_Stage(0.75, Assignment()), _Stage(0.25, Annealing(start=0.026, reheats=0))]

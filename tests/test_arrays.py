@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,8 +13,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from permsolve._arrays import as_weights, channels_back, channels_last, is_tensor
+from permsolve._arrays import channels_back, channels_last, is_tensor
 from permsolve.errors import InputError
+from permsolve.sources import Source, gather, rowwise
+
+
+class Weights(NamedTuple):
+    values: np.ndarray
+    dtype: str
+    fingerprint: str
+
+
+def as_weights(matrix: object) -> Weights:
+    """Read a matrix as a problem does."""
+    source = Source(matrix)
+    _, [fingerprint] = gather([(source, rowwise(np.abs, "magnitude"))], "saliency 'magnitude'")
+    return Weights(source.read()[1], source.dtype, fingerprint)
+
 
 BASE = (uniform(3, 4) * 100).astype(np.int8)
 

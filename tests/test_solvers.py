@@ -228,12 +228,14 @@ def test_auto_uses_all_the_time_it_is_given_unless_the_optimum_is_proved() -> No
             assert result.stopped_by == "MaxRuntime(seconds=0.3)"
 
 
-def test_auto_chains_assignments_and_annealing_where_time_is_short() -> None:
-    wide = auto._stages(Problem.of(uniform(256, 1024)), 1.0)
-    assert sum(stage.share for stage in wide) == 1
-    assert len(wide) == 2
-    assert len(auto._stages(Problem.of(uniform(256, 1024)), 1e4)) == 1
-    assert len(auto._stages(Problem.of(uniform(256, 128)), 0.01)) == 1
+@pytest.mark.parametrize(
+    ("cols", "methods"),
+    [(64, ["Annealing"]), (128, ["Annealing"]), (256, ["Assignment", "Annealing"]), (1024, ["Assignment"])],
+)
+def test_auto_picks_by_the_number_of_columns(cols: int, methods: list[str]) -> None:
+    stages = auto._stages(Problem.of(uniform(16, cols)), 1.0)
+    assert [type(stage.solver).__name__ for stage in stages] == methods
+    assert sum(stage.share for stage in stages) == 1
 
 
 @pytest.mark.parametrize("nm", ["2:4", "1:16"])

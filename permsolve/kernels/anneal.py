@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from permsolve._arrays import aligned
 from permsolve.kernels._jit import compiled
 from permsolve.kernels.groups import State, exchange_delta, make_state, refresh_all, refresh_group
-from permsolve.kernels.memory import aligned
 
 #: Quantiles of the logarithm of a uniform variable: the Metropolis test needs no logarithm per proposal.
 LOG_UNIFORM = np.log((np.arange(1024) + 0.5) / 1024).astype(np.float32)

@@ -2,9 +2,9 @@
 
 ``gain[i, j] = sum_r max(S[r, j] - t_i[r], 0)`` is a matrix product with (max, -) in place of (*). It is computed as
 ``sum_r max(S[r, j], t_i[r]) - sum_r t_i[r]``: two vector operations a term instead of three. As in a matrix product,
-tiles of sums stay in registers (`permsolve.kernels.vector`), and blocks of both operands are copied next to each other so
-that they stay in the second-level cache: rows of thousands of columns lie pages apart, and fetching them piecemeal would
-take as long as the arithmetic. A sum over rows is never split between threads: threads split the slots.
+tiles of sums stay in registers (`permsolve.kernels.vector`), and blocks of both operands are copied next to each other
+so that they stay in the second-level cache: rows of thousands of columns lie pages apart, and fetching them piecemeal
+would take as long as the arithmetic. A sum over rows is never split between threads: threads split the slots.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from permsolve._arrays import aligned
 from permsolve.kernels._jit import compiled
-from permsolve.kernels.memory import aligned
 
 #: Rows handled at a time where a group's order statistics need scratch space; 17 vectors of it stay in L1.
 ROW_BLOCK = 128

@@ -1,4 +1,4 @@
-"""Assignments in compiled code: one slot of each group of a block is freed, and the freed columns are dealt out anew."""
+"""Assignments: one slot of each group of a block is freed, and the freed columns are dealt out anew."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from permsolve._arrays import aligned
 from permsolve.kernels._jit import compiled
 from permsolve.kernels.lap import Assignment, assign, make_assignment
-from permsolve.kernels.memory import aligned
 from permsolve.kernels.vector import TILE, TILE_COLUMNS, add_tile, copy_stretch, second_of_three
 
 #: Quantiles of the Gumbel distribution, to be drawn from by 12 random bits.

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from permsolve._arrays import aligned
 from permsolve.kernels.gain import gain_block
 from permsolve.kernels.groups import State
-from permsolve.kernels.memory import aligned
 from permsolve.kernels.slots import Block, Stretch, fill_slots, free_slots, make_block, make_stretch, slot_gains
 from permsolve.kernels.vector import TILE
 from permsolve.problem import Problem

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from reference import matrix
 
+from permsolve._arrays import aligned
 from permsolve.kernels._jit import compiled
-from permsolve.kernels.memory import LINE, aligned, scratch
+from permsolve.kernels.memory import scratch
 from permsolve.kernels.vector import (
     LANES,
     TILE,
@@ -102,10 +103,10 @@ def test_work_space_begins_at_a_cache_line() -> None:
     for size in (1, 15, 16, 1000):
         array = work_space(size)
         assert array.shape == (size,)
-        assert array.ctypes.data % LINE == 0
+        assert array.ctypes.data % 64 == 0
         array = aligned((3, size))
         assert array.shape == (3, size)
         assert array.dtype == np.float32
         assert array.flags.c_contiguous
-        assert array.ctypes.data % LINE == 0
+        assert array.ctypes.data % 64 == 0
         assert not array.any()
