@@ -12,21 +12,28 @@ from permsolve._version import __version__
 
 if TYPE_CHECKING:
     from permsolve import certificates, errors, instances, io, models, report, saliency, solvers, stop, studies, testing
+    from permsolve._many import Job, solve_many
     from permsolve._solve import solve
     from permsolve.bounds import Bound, bound
     from permsolve.certificates import Certificate
+    from permsolve.dispatch import Failure
     from permsolve.io import load, save
     from permsolve.patterns import NM
     from permsolve.problem import Problem
     from permsolve.registry import get_solver, methods
     from permsolve.result import Result
+    from permsolve.solved import SolvedMany
     from permsolve.solver import Solver, Status
 
 _HOMES = {
     "Bound": "permsolve.bounds",
     "Certificate": "permsolve.certificates",
     "bound": "permsolve.bounds",
+    "Failure": "permsolve.dispatch",
+    "Job": "permsolve._many",
     "solve": "permsolve._solve",
+    "solve_many": "permsolve._many",
+    "SolvedMany": "permsolve.solved",
     "load": "permsolve.io",
     "save": "permsolve.io",
     "NM": "permsolve.patterns",
@@ -55,8 +62,11 @@ __all__ = [
     "NM",
     "Bound",
     "Certificate",
+    "Failure",
+    "Job",
     "Problem",
     "Result",
+    "SolvedMany",
     "Solver",
     "Status",
     "__version__",
@@ -73,6 +83,7 @@ __all__ = [
     "saliency",
     "save",
     "solve",
+    "solve_many",
     "solvers",
     "stop",
     "studies",

@@ -12,15 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from permsolve import bounds
+from permsolve._devices import check_device
 from permsolve.display import reporter
-from permsolve.errors import InputError, SolverError, UnsupportedProblemError
+from permsolve.errors import InputError, MissingDependencyError, SolverError, UnsupportedProblemError
 from permsolve.patterns import NM
 from permsolve.problem import Problem
-from permsolve.registry import make_solver
+from permsolve.registry import get_solver, make_solver, methods
 from permsolve.result import Result
 from permsolve.run import OPTIMAL_GAP, Callback, Run, gap
 from permsolve.solver import Solver, Status
 from permsolve.stop import Criterion, MaxRuntime
+from permsolve.streamed import open_problem
 
 
 def solve(
@@ -38,7 +40,9 @@ def solve(
     options: Mapping[str, Any] | None = None,
     callbacks: Sequence[Callback] = (),
     display: bool | None = None,
+    device: object = "cpu",
     n_jobs: int | None = None,
+    memory_limit: int | str | None = None,
 ) -> Result:
     """Find a permutation of the input channels that keeps more saliency under n:m sparsity.
 
@@ -76,8 +80,16 @@ def solve(
         Functions called with a `permsolve.stop.Progress` after every improvement; a true answer ends the solve.
     display
         Show progress: True, False, or None for where a person is watching.
+    device
+        Where to search: ``"cpu"``, or ``"cuda"``, ``"cuda:1"``, a ``torch.device`` for methods that run on a GPU
+        (``solver.devices`` says so). Scores are computed on the CPU, in float64, wherever the search runs.
     n_jobs
         Number of threads, by default all cores this process may use.
+    memory_limit
+        Bytes, or a string such as ``"2 GB"``, that the problem may take; 70 % of the machine's memory by default. A
+        matrix is held once, as float32 (float64 weights as float64, and once more for the search); one that would take
+        more is streamed: read anew, from its file or array, whenever all of it is needed. Methods that support it:
+        ``assignment`` and ``auto``, and ``identity`` and ``random``.
 
     Returns
     -------
@@ -90,30 +102,39 @@ def solve(
         If an argument does not fit; subclasses say which: `UnknownMethodError`, `OptionError`,
         `UnsupportedProblemError`.
     MissingDependencyError
-        If the method needs a package that is not installed.
+        If the method or the device needs a package that is not installed.
+    DeviceError
+        If torch does not see the device, or it has too little memory.
     """
     called = time.perf_counter()
     name, solver = make_solver(method, options)
     limit = _stop(stop, time_limit)
     observers = _callbacks(callbacks)
     jobs = threads(n_jobs)
+    place = check_device(device)
+    _check_runs_on(name, solver, place)
     rng, known_seed = generator(seed)
     bounds.check_kind(bound)
-    problem = as_problem(matrix, nm, saliency, blocks)
+    problem = as_problem(matrix, nm, saliency, blocks, memory_limit)
+    _check_streams(name, solver, problem)
     start = None if initial is None else problem.check_perm(initial)
     parts = problem.parts()
     for _, part in parts:
         reason = solver.supports(part)
         if reason is not None:
             raise UnsupportedProblemError(f"method {name!r} does not support this problem: {reason}")
+    if bound == "lp" and problem.streamed:
+        raise UnsupportedProblemError("bound = 'lp' needs the matrix in memory: raise memory_limit, or use 'rows'")
     if bound == "lp":
         bounds.check_supported(problem)
         bounds.warm_up(problem)
     for part in {part.cols: part for _, part in parts}.values():
-        _warm_up(solver, part)
+        _warm_up(solver, part, place)
 
     with reporter(display, name, limit) as report:
-        run = Run(problem, stop=limit, rng=rng, n_jobs=jobs, initial=start, callbacks=observers, report=report)
+        run = Run(
+            problem, stop=limit, rng=rng, n_jobs=jobs, initial=start, callbacks=observers, report=report, device=place
+        )
         core = run.open()
         setup_time = time.perf_counter() - called
         try:
@@ -195,24 +216,62 @@ def _search_part(solver: Solver, problem: Problem, run: Run) -> Status:
 _warmed: set[tuple[object, ...]] = set()
 
 
-def _warm_up(solver: Solver, problem: Problem) -> None:
+def _check_runs_on(name: str, solver: Solver, device: str) -> None:
+    kind = device.partition(":")[0]
+    if kind in solver.devices:
+        return
+    able = []
+    for other in methods():
+        try:
+            able += [other] if kind in get_solver(other).devices else []
+        except MissingDependencyError:  # it would not run here anyway
+            continue
+    raise UnsupportedProblemError(
+        f"method {name!r} does not run on device {device!r}; those that do: {', '.join(able) or 'none'}"
+    )
+
+
+def _check_streams(name: str, solver: Solver, problem: Problem) -> None:
+    if problem.streamed and not solver.streams:
+        able = [other for other in methods() if _streams(other)]
+        raise UnsupportedProblemError(
+            f"method {name!r} needs the matrix in memory, where it would take more than memory_limit allows: "
+            f"raise the limit, or use one of {', '.join(able)}"
+        )
+
+
+def _streams(name: str) -> bool:
+    try:
+        return get_solver(name).streams
+    except MissingDependencyError:  # it would not run here anyway
+        return False
+
+
+def _warm_up(solver: Solver, problem: Problem, device: str) -> None:
     """Compile, or load from disk, the kernels a solver is going to use, so that no limit pays for it.
 
     A solver may know better and define ``warm_up(problem)``; by default it solves a problem of four groups once.
     """
-    key = (type(solver), problem.pattern, problem.columns.dtype, problem.cols)
+    key = (type(solver), problem.pattern, problem.columns.dtype, problem.cols, device)
     if key in _warmed or problem.groups == 1:
         return
-    solver.warm_up(problem)
+    if device == "cpu":
+        solver.warm_up(problem.standin)
+    else:
+        from permsolve.search.on_device import warm_up
+
+        warm_up(problem, device)
     _warmed.add(key)
 
 
-def as_problem(matrix: object, nm: object, saliency: object, blocks: Sequence[int] | None) -> Problem:
+def as_problem(
+    matrix: object, nm: object, saliency: object, blocks: Sequence[int] | None, memory_limit: object = None
+) -> Problem:
     """Return the problem that is meant: a `Problem` itself, or that of a matrix.
 
     Parameters
     ----------
-    matrix, nm, saliency, blocks
+    matrix, nm, saliency, blocks, memory_limit
         As in `solve`.
 
     Returns
@@ -228,7 +287,7 @@ def as_problem(matrix: object, nm: object, saliency: object, blocks: Sequence[in
     if isinstance(matrix, Problem):
         _check_unset(matrix, nm, saliency, blocks)
         return matrix
-    return Problem.of(matrix, nm, saliency=saliency, blocks=blocks)
+    return open_problem(matrix, nm, saliency, blocks, memory_limit)
 
 
 def _check_unset(problem: Problem, nm: object, saliency: object, blocks: object) -> None:

@@ -42,6 +42,7 @@ _Blocks = Annotated[
 ]
 _Limit = Annotated[float | None, typer.Option("--time-limit", metavar="SECONDS", help="Time the solver may take.")]
 _Jobs = Annotated[int | None, typer.Option("--jobs", metavar="THREADS", help="Threads; all cores by default.")]
+_Device = Annotated[str, typer.Option("--device", help="Where to search: cpu, cuda or cuda:1.")]
 _Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
@@ -61,15 +62,18 @@ def solve(
     ] = None,
     json_out: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write the document here.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", metavar="OUT.png", help="Draw a before/after map.")] = None,
+    device: _Device = "cpu",
     jobs: _Jobs = None,
     quiet: _Quiet = False,
 ) -> None:
     """Find a permutation of the input channels and print what it keeps."""
     import permsolve
+    from permsolve._devices import check_device
     from permsolve.io import read_matrix, save
 
     chosen = parse_options(method, options or [])
     _check_outputs(file, json_out, plot)
+    place = check_device(device)
     problem = permsolve.Problem.of(read_matrix(file, tensor), nm, saliency=saliency, blocks=_parse_blocks(blocks))
     result = permsolve.solve(
         problem,
@@ -78,6 +82,7 @@ def solve(
         time_limit=time_limit,
         seed=seed,
         options=chosen,
+        device=place,
         n_jobs=jobs,
         display=False if quiet else None,
     )

@@ -43,6 +43,7 @@ class _Request:
     gather: str | None
     prune: bool
     jobs: int | None
+    workers: int
     plan_only: bool
     quiet: bool
 
@@ -95,6 +96,9 @@ def model(
     jobs: Annotated[
         int | None, typer.Option("--jobs", metavar="THREADS", help="Threads; all cores by default.")
     ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", metavar="PROCESSES", help="Groups solved side by side; -1: one per core.")
+    ] = 1,
     plan_only: Annotated[bool, typer.Option("--plan-only", help="Only find out what may be permuted.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table of the plan.")] = False,
 ) -> None:
@@ -105,7 +109,7 @@ def model(
     """
     ask = _Request(
         *(checkpoint, arch, nm, out, example, example_text, method, saliency, time_limit, seed),
-        *(gather, prune, jobs, plan_only, quiet),
+        *(gather, prune, jobs, workers, plan_only, quiet),
     )
     _check(ask)
     progress: list[str] = []
@@ -120,6 +124,7 @@ def model(
 def _check(ask: _Request) -> None:
     """Find out before the work what can be found out without the model."""
     from permsolve._solve import generator, threads
+    from permsolve.dispatch import worker_count
     from permsolve.patterns import NM
     from permsolve.registry import make_solver
     from permsolve.saliency import resolve
@@ -130,6 +135,7 @@ def _check(ask: _Request) -> None:
     make_solver(ask.method, None)
     resolve(ask.saliency)
     threads(ask.jobs)
+    worker_count(ask.workers)
     generator(ask.seed)
     if ask.time_limit is not None and not 0 < ask.time_limit < math.inf:
         raise InputError(f"--time-limit {ask.time_limit:g} must be a positive number of seconds")
@@ -237,6 +243,7 @@ def _solve(ask: _Request, plan: Plan, loaded: Loaded, folder: OutputFolder) -> N
         time_limit=left,
         seed=ask.seed,
         n_jobs=ask.jobs,
+        workers=ask.workers,
         display=False if ask.quiet else None,
         save=folder.path / PLAN,
     )

@@ -61,5 +61,9 @@ class SolverError(PermsolveError, RuntimeError):
     """A method broke its contract, for example by offering something that is no permutation."""
 
 
+class DeviceError(PermsolveError, RuntimeError):
+    """A device that is not there, or has not enough memory."""
+
+
 class MissingDependencyError(PermsolveError, ImportError):
     """A method or feature needs a package that is not installed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ from permsolve import saliency as saliencies
 from permsolve._arrays import aligned
 from permsolve.errors import InputError
 from permsolve.patterns import NM, Permutation
-from permsolve.sources import LANES, Rule, Source, gather, given, rowwise
+from permsolve.sources import LANES, Source, gather, given, rowwise
 
 Array = npt.NDArray[Any]
 
@@ -96,7 +96,7 @@ class Problem:
         """
         pattern = NM.parse(nm)
         source = Source(matrix)
-        name, rule = _rule_of(source, saliency)
+        name, rule = rule_of(source, saliency)
         pattern.validate(source.shape[1])
         padded, [fingerprint] = gather([(source, rule)], _origin(name))
         return cls._make(padded, source.rows, pattern, blocks, source.shape, source.dtype, fingerprint, name)
@@ -144,7 +144,7 @@ class Problem:
         if len(widths) > 1:
             raise InputError(f"stacked matrices must have equal numbers of input channels, got {widths}")
         pattern.validate(widths[0])
-        named = [_rule_of(source, rule) for source, rule in zip(sources, rules, strict=True)]
+        named = [rule_of(source, rule) for source, rule in zip(sources, rules, strict=True)]
         names = "+".join(dict.fromkeys(name for name, _ in named))
         pairs = [(source, rule) for source, (_, rule) in zip(sources, named, strict=True)]
         padded, digests = gather(pairs, _origin(names))
@@ -201,6 +201,16 @@ class Problem:
         return self.cols // self.pattern.m
 
     @property
+    def streamed(self) -> bool:
+        """Whether the matrix is not in memory."""
+        return False
+
+    @property
+    def standin(self) -> Problem:
+        """The problem that kernels are compiled with."""
+        return self
+
+    @property
     def saliency(self) -> Array:
         """The saliency matrix, (rows, cols): a view."""
         return self.columns.T
@@ -214,6 +224,11 @@ class Problem:
     def rows_bound(self) -> float:
         """Sum over rows of the cols * n / m largest entries: no permutation scores more."""
         return self.pattern.rows_bound(self.saliency)
+
+    @cached_property
+    def column_sums(self) -> npt.NDArray[np.float64]:
+        """The sum of each column, (cols,)."""
+        return np.asarray(self.columns.sum(axis=1, dtype=np.float64))
 
     @cached_property
     def scale(self) -> float:
@@ -262,6 +277,37 @@ class Problem:
             rows.partition(rank, axis=1)
             ceilings[part] = rows[:, rank]
         return ceilings
+
+    def chunks(self) -> Iterator[Array]:
+        """Go through the saliency by blocks of rows; here there is one.
+
+        Yields
+        ------
+        numpy.ndarray
+            float32 (cols, some rows padded with zeros to 16): `packed`.
+        """
+        yield self.packed
+
+    def group_values(self, order: Permutation) -> npt.NDArray[np.float64]:
+        """Return the values of groups, in compiled float64 arithmetic.
+
+        Parameters
+        ----------
+        order
+            int64 (groups * m,), columns in groups of m; need not name every column.
+
+        Returns
+        -------
+        numpy.ndarray
+            float64 (groups,).
+        """
+        from permsolve.kernels.score import group_values
+
+        values = np.empty(len(order) // self.pattern.m)
+        # Zero rows add nothing to a sum, and without them the columns of a large problem may not be contiguous.
+        columns = self.columns if self.padded is None else self.padded
+        group_values(columns, order, self.pattern.n, self.pattern.m, values)
+        return values
 
     def score(self, perm: npt.ArrayLike) -> float:
         """Return the score of a permutation by the NumPy reference scorer.
@@ -340,14 +386,36 @@ class Problem:
         return replace(self, columns=columns, padded=padded, blocks=None, shape=(self.rows, columns.shape[0]))
 
 
-def _rule_of(source: Source, saliency: object) -> tuple[str, Rule]:
-    """Return the name of a saliency, and what gives it block by block."""
+def rule_of(source: Source, saliency: object, *, whole: bool = True) -> tuple[str, Any]:
+    """Return the name of a saliency, and what gives it block by block.
+
+    Parameters
+    ----------
+    source
+        The weights.
+    saliency
+        What the user gave.
+    whole
+        Whether the whole matrix may be read for a saliency that wants to see it.
+
+    Returns
+    -------
+    tuple
+        The name and the rule; None for a rule that would need the whole matrix where that may not be read.
+
+    Raises
+    ------
+    InputError
+        If it is no saliency of these weights.
+    """
     name, rule = saliencies.resolve(saliency)
     if not isinstance(rule, saliencies.Saliency):
         return name, given(rule, _origin(name), source.shape)
     if getattr(rule, "rowwise", False):
         return name, rowwise(rule, name)
-    values = source.read()[1]  # the object may look at all of them at once
+    if not whole:
+        return name, None
+    values = source.read()[1]
     if not np.isfinite(values).all():
         return name, rowwise(np.abs, name)  # refused in a moment, with a better message
     with np.errstate(over="ignore", invalid="ignore"):

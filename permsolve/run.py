@@ -63,6 +63,8 @@ class Run:
         Called with a `Progress` after every improvement; a true answer ends the solve.
     report
         Called with a `Progress` now and then, for displays.
+    device
+        Name of the device to search on, ``"cpu"`` or ``"cuda"`` with or without a number.
     """
 
     def __init__(
@@ -75,9 +77,11 @@ class Run:
         initial: Permutation | None = None,
         callbacks: Sequence[Callback] = (),
         report: Callable[[Progress], None] | None = None,
+        device: str = "cpu",
     ) -> None:
         self.rng = rng
         self.n_jobs = n_jobs
+        self.device = device
         #: The permutation to start from, or None where the user gave none.
         self.initial = initial
         self._core = _Core(problem, stop, tuple(callbacks), report, n_jobs)
@@ -260,6 +264,7 @@ class Run:
         inner._parent = self
         inner.rng = np.random.default_rng(self.rng.integers(2**63))
         inner.n_jobs = self.n_jobs
+        inner.device = self.device
         offset = self._span.start
         span = self._span if columns is None else slice(offset + columns.start, offset + columns.stop)
         inner._span = span
@@ -315,7 +320,7 @@ class _Core:
         self.report = report
         self.n_jobs = n_jobs
         self.order = np.arange(problem.cols)
-        self.values = self._group_values(self.order)
+        self.values = problem.group_values(self.order)
         self.score = float(self.values.sum())
         self.baseline = self.score
         self.m = problem.pattern.m
@@ -339,14 +344,6 @@ class _Core:
     def elapsed(self) -> float:
         return time.perf_counter() - self._start
 
-    def _group_values(self, order: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        from permsolve.kernels.score import group_values
-
-        n, m = self.problem.pattern.n, self.problem.pattern.m
-        values = np.empty(order.shape[0] // m)
-        group_values(self.problem.columns, order, n, m, values)
-        return values
-
     def offer(self, perm: npt.NDArray[Any]) -> bool:
         try:
             order = self.problem.check_perm(perm)
@@ -358,7 +355,7 @@ class _Core:
         if not changed.size:
             return False
         values = self.values.copy()
-        values[changed] = self._group_values(groups[changed].ravel())
+        values[changed] = self.problem.group_values(groups[changed].ravel())
         score = float(values.sum())
         if score <= self.score + 1e-12 * abs(self.score):
             return False

@@ -39,6 +39,10 @@ class Solver(ABC):
     source: ClassVar[str] = ""
     #: What one iteration is.
     unit: ClassVar[str] = "step"
+    #: Kinds of devices it runs on: ``"cpu"``, ``"cuda"``. The run says which one is meant (``run.device``).
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    #: Whether it can do without the matrix in memory: it reads nothing of the problem but `Problem.chunks`.
+    streams: ClassVar[bool] = False
 
     def supports(self, problem: Problem) -> str | None:
         """Say why a problem cannot be solved by this method, or None if it can.

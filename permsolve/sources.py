@@ -82,6 +82,20 @@ class Source:
         """
         return read(self._data, self.dtype, part)
 
+    def fingerprint(self) -> str:
+        """Return the hexadecimal sha256 of the matrix's C-order little-endian bytes.
+
+        Returns
+        -------
+        str
+            64 digits.
+        """
+        digest = hashlib.sha256()
+        for part in self.parts():
+            digest.update(_bytes(self.read(part)[0]))
+            self.release()
+        return digest.hexdigest()
+
     def release(self) -> None:
         """Give pages of a memory-mapped file back to the system: they count as this process's memory."""
         data = self._data
@@ -91,6 +105,42 @@ class Source:
         mapped = isinstance(data, np.memmap) and isinstance(data.base, mmap.mmap) and data.mode in ("r", "r+")
         if mapped and hasattr(mmap, "MADV_DONTNEED"):
             data.base.madvise(mmap.MADV_DONTNEED)
+
+
+def finite_values(matrix: object) -> Array:
+    """Return the values of a matrix.
+
+    Parameters
+    ----------
+    matrix
+        As in `Source`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32, or float64 where float32 would lose something; perhaps the caller's own array.
+
+    Raises
+    ------
+    InputError
+        As `Source`, or if an entry is not finite.
+    """
+    values = Source(matrix).read()[1]
+    finite = np.isfinite(values)
+    if not finite.all():
+        raise _not_finite(int((~finite).sum()), tuple(int(k) for k in np.argwhere(~finite)[0]))
+    return values
+
+
+def _bytes(raw: Array) -> memoryview:
+    return np.ascontiguousarray(raw.astype(raw.dtype.newbyteorder("<"), copy=False)).data
+
+
+def _not_finite(count: int, first: tuple[int, ...]) -> InputError:
+    return InputError(
+        f"the matrix holds {count} NaN or infinite entries, the first at {first}; "
+        f"repair them first, for example with numpy.nan_to_num"
+    )
 
 
 #: What gives the saliency of a block of rows: its number and the values of the weights go in.
@@ -193,7 +243,7 @@ def _gather_one(source: Source, rule: Rule, columns: Array, origin: str) -> str:
     bad, first = 0, (0,)
     for part in source.parts():
         raw, values = source.read(part)
-        digest.update(np.ascontiguousarray(raw.astype(raw.dtype.newbyteorder("<"), copy=False)).data)
+        digest.update(_bytes(raw))
         finite = np.isfinite(values)
         if not finite.all():
             if not bad:
@@ -206,10 +256,7 @@ def _gather_one(source: Source, rule: Rule, columns: Array, origin: str) -> str:
             columns[:, part.start * positions : part.stop * positions] = channels_last(block).T
         source.release()
     if bad:
-        raise InputError(
-            f"the matrix holds {bad} NaN or infinite entries, the first at {first}; "
-            f"repair them first, for example with numpy.nan_to_num"
-        )
+        raise _not_finite(bad, first)
     return digest.hexdigest()
 
 

@@ -37,6 +37,10 @@ class Annealing(Solver):
     modelled cost of ``14 + 0.06 * rows + 0.025 * min(cols, 512)`` nanoseconds. With several threads and a time limit, a
     problem of one window is annealed by independent chains.
 
+    On a GPU an iteration is a sweep: every group draws from the Boltzmann distribution over all its exchanges, those on
+    which two groups agree are taken (heat-bath dynamics instead of Metropolis proposals), at the same temperatures; a
+    descent goes before and another ends it. Narrow problems are annealed from several permutations side by side.
+
     Parameters
     ----------
     start
@@ -48,7 +52,8 @@ class Annealing(Solver):
     """
 
     source: ClassVar[str] = "Kirkpatrick, Gelatt and Vecchi, Science 220, 1983; exchanges read off thresholds, memoised"
-    unit: ClassVar[str] = "one proposed exchange"
+    unit: ClassVar[str] = "one proposed exchange; on a GPU one sweep over all pairs of columns"
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
 
     start: float = 0.07
     end: float = 0.024
@@ -62,6 +67,8 @@ class Annealing(Solver):
 
     def __call__(self, problem: Problem, run: Run) -> Status:
         """Anneal until the schedule or a limit ends."""
+        if run.device != "cpu":
+            return self._on_device(problem, run)
         windows = Windows(problem, run)
         unit = _unit(problem, windows)
         cost = proposal_cost(problem)
@@ -95,6 +102,11 @@ class Annealing(Solver):
             run.offer(np.concatenate([best for best, _ in chain]))
             proposed += sum(made for _, made in chain)
         return proposed
+
+    def _on_device(self, problem: Problem, run: Run) -> Status:
+        from permsolve.search import on_device
+
+        return on_device.anneal(problem, run, lambda share: self._temperatures(share, 0.0)[0])
 
     def _temperatures(self, share: float, step: float) -> tuple[float, float]:
         """Return the temperatures at a share of the schedule, and a step later."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 from permsolve.problem import Problem
 from permsolve.run import Run
 from permsolve.search.schedule import default_seconds
-from permsolve.search.start import starting_order
+from permsolve.search.start import allocate, starting_order
 from permsolve.solver import Solver, Status, check_number, check_whole
 
 #: Share of the schedule, at its end, that is free of noise.
@@ -30,13 +30,16 @@ class Assignment(Solver):
     takes improvements only. Assignments start from the prices that the columns had in earlier ones, which almost solves
     them; nearly all the time goes into gains, at about two thirds of the machine's vector peak.
 
+    It starts from RIA's allocation unless an initial permutation is given. A problem that is streamed is read once in
+    every round.
+
     Without a limit the schedule has ``seconds / cost`` rounds, with ``seconds = 0.7 * min(cols / 64, 60)`` and a
     modelled cost; without noise it ends sooner, after 30 rounds in a row that change nothing.
 
     Parameters
     ----------
     block
-        Groups in a block, about. Larger blocks find more for the same number of operations; smaller ones go round sooner.
+        Groups in a block, about. Larger ones find more for the same number of operations.
     start
         First noise, in units of the mean loss of a column that leaves its group over the root of the number of rows;
         0 for none. A gain is a sum over rows: that is the scale of what tells one place for a column from another.
@@ -49,6 +52,7 @@ class Assignment(Solver):
         "assignments: Jonker and Volgenant, Computing 38, 1987, from warm prices"
     )
     unit: ClassVar[str] = "one round: every group refills a slot once"
+    streams: ClassVar[bool] = True
 
     block: int = 512
     start: float = 0.12
@@ -64,6 +68,8 @@ class Assignment(Solver):
         """Work through the schedule."""
         from permsolve.search.deals import Deals
 
+        if run.initial is None:
+            run.offer(allocate(problem))
         search = Deals(problem, run, starting_order(run), self.block)
         budget = max(int(run.effort * self._rounds(problem)), 1)
         unit = search.mean_loss / problem.rows**0.5
@@ -93,7 +99,7 @@ class Assignment(Solver):
     def _rounds(self, problem: Problem) -> int:
         """Return the number of rounds of the schedule without limits."""
         size = min(self.block, problem.groups)
-        rows = problem.packed.shape[1]
+        rows = problem.rows
         # Nanoseconds of a group: its gains, its thresholds, its share of the assignment.
         cost = problem.groups * (size * rows / 25 + 0.3 * rows + 10.0 * size + 200.0)
         return max(int(default_seconds(problem) * 1e9 / cost), 10)

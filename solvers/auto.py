@@ -11,6 +11,7 @@ from permsolve.partition.values import storable
 from permsolve.problem import Problem
 from permsolve.run import Run
 from permsolve.search.schedule import default_seconds
+from permsolve.search.start import allocate
 from permsolve.solver import Solver, Status
 from permsolve.solvers.annealing import Annealing, proposal_cost
 
@@ -37,14 +38,23 @@ class Auto(Solver):
     time is over. With less time, or up to 128 columns, annealing by exchanges. Wider problems get annealed assignments,
     followed by annealing that starts cold for the last quarter of the time up to 512 columns. It uses all the time it
     is given, unless the optimum is proved. Without a limit the stages share a schedule of ``0.7 * min(cols / 64, 60)``
-    modelled seconds of one core: 0.7 s at 64 columns, at most 42 s. Under an iteration limit it is annealing alone.
+    modelled seconds of one core: 0.7 s at 64 columns, at most 42 s. Under an iteration limit it is annealing alone;
+    where the matrix is streamed, assignments, and on a GPU annealing, whatever the size.
     """
 
     source: ClassVar[str] = "ours: the stages' docstrings name their sources"
     unit: ClassVar[str] = "one iteration of the stage that is running; under an iteration limit, one proposed exchange"
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
+    streams: ClassVar[bool] = True
 
     def __call__(self, problem: Problem, run: Run) -> Status:
         """Run the stages one after the other."""
+        if run.device != "cpu":
+            return Annealing()(problem, run)
+        if problem.cols > NARROW and run.initial is None:
+            run.offer(allocate(problem))
+        if problem.streamed:
+            return self._streamed(problem, run)
         if self._enumerable(problem, run):
             return self._exact(problem, run)
         seconds = min(run.remaining(), 1e9) if run.timed else default_seconds(problem)
@@ -63,6 +73,12 @@ class Auto(Solver):
             if not run.proceed():
                 return Status.STOPPED
         return Status.COMPLETED if status is Status.STOPPED else status
+
+    def _streamed(self, problem: Problem, run: Run) -> Status:
+        """Run assignments: every round of them is one pass over the matrix."""
+        from permsolve.solvers.assignment import Assignment
+
+        return Assignment()(problem, run)
 
     def _enumerable(self, problem: Problem, run: Run) -> bool:
         """Return whether the linear program over all groups is within reach."""

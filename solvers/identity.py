@@ -18,6 +18,7 @@ class Identity(Solver):
 
     source: ClassVar[str] = "the baseline: n:m pruning without permutation"
     unit: ClassVar[str] = "none"
+    streams: ClassVar[bool] = True
 
     def __call__(self, problem: Problem, run: Run) -> Status:
         """Offer the identity."""

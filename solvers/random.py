@@ -22,6 +22,7 @@ class Random(Solver):
 
     source: ClassVar[str] = "Pool and Yu, NeurIPS 2021: Random(k)"
     unit: ClassVar[str] = "one random permutation"
+    streams: ClassVar[bool] = True
 
     samples: int = 1000
 

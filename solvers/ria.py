@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from permsolve.problem import Problem
 from permsolve.run import Run
 from permsolve.search.slots import SlotAssignment
+from permsolve.search.start import allocate
 from permsolve.solver import Solver, Status, check_whole
 
 
@@ -61,22 +61,3 @@ class Ria(Solver):
         sample = problem.part(slice(0, min(problem.groups, 4) * problem.pattern.m))
         search = SlotAssignment(sample, allocate(sample))
         search.step(np.arange(sample.groups), np.zeros(sample.groups, dtype=np.int64))
-
-
-def allocate(problem: Problem) -> npt.NDArray[np.int64]:
-    """Deal the columns into groups in boustrophedon order of their sums.
-
-    Parameters
-    ----------
-    problem
-        The problem.
-
-    Returns
-    -------
-    numpy.ndarray
-        int64 (cols,): every group gets large and small columns, the largest first.
-    """
-    ranked = np.argsort(-problem.columns.sum(axis=1, dtype=np.float64), kind="stable")
-    rounds = ranked.reshape(problem.pattern.m, problem.groups)
-    rounds[1::2] = rounds[1::2, ::-1]
-    return np.ascontiguousarray(rounds.T).ravel()

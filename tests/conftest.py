@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 from pathlib import Path
 
 import pytest
 from helpers import clear_stale_caches
 from hypothesis import settings
+
+# Without a GPU the Triton kernels are tested in Triton's interpreter, which has to be chosen before triton is imported.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # The same examples in every run: a failure is a change of the code, never of the weather.
 settings.register_profile("permsolve", derandomize=True, database=None, deadline=None)

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from permsolve._arrays import channels_back, channels_last, is_tensor
 from permsolve.errors import InputError
-from permsolve.sources import Source, gather, rowwise
+from permsolve.sources import Source, finite_values
 
 
 class Weights(NamedTuple):
@@ -27,8 +27,7 @@ class Weights(NamedTuple):
 def as_weights(matrix: object) -> Weights:
     """Read a matrix as a problem does."""
     source = Source(matrix)
-    _, [fingerprint] = gather([(source, rowwise(np.abs, "magnitude"))], "saliency 'magnitude'")
-    return Weights(source.read()[1], source.dtype, fingerprint)
+    return Weights(finite_values(matrix), source.dtype, source.fingerprint())
 
 
 BASE = (uniform(3, 4) * 100).astype(np.int8)

@@ -10,7 +10,19 @@ import pytest
 
 import permsolve
 
-HEAVY = ["numba", "scipy", "torch", "pydantic", "typer", "rich", "matplotlib", "rustworkx", "safetensors", "numpy"]
+HEAVY = [
+    "numba",
+    "scipy",
+    "torch",
+    "pydantic",
+    "typer",
+    "rich",
+    "matplotlib",
+    "rustworkx",
+    "safetensors",
+    "joblib",
+    "numpy",
+]
 
 
 def imported(code: str) -> set[str]:

@@ -6,16 +6,15 @@ off when the bench goes on.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 from pydantic import ValidationError
 
 from permsolve.bench.records import Record, Settings, Task
 from permsolve.errors import FileError, InputError
 from permsolve.io import write_atomically
+from permsolve.journal import LineFile, whole_lines
 
 SETTINGS = "settings.json"
 RUNS = "runs.jsonl"
@@ -42,11 +41,11 @@ class Journal:
     def __init__(self, folder: Path, settings: Settings) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file: IO[bytes] = (folder / RUNS).open("a+b")
         except OSError as error:
             raise FileError(folder, f"cannot hold a bench: {error.strerror}; name another folder") from error
+        busy = f"another process is running the bench in {folder}; wait for it or name another folder"
+        self._file = LineFile(folder / RUNS, busy=busy)
         try:
-            _lock(self._file, folder)
             if (folder / SETTINGS).exists():
                 _check_same(folder, read_settings(folder), settings)
             elif (folder / RUNS).stat().st_size:
@@ -55,7 +54,7 @@ class Journal:
                 write_atomically(folder / SETTINGS, dump_settings(settings))
             #: The runs finished so far, in the order in which they ended.
             self.records = read_runs(folder, settings)
-            self._cut_torn_line()
+            self._file.cut_torn_line()
         except BaseException:
             self._file.close()
             raise
@@ -68,9 +67,7 @@ class Journal:
         record
             The run.
         """
-        self._file.write(record.model_dump_json().encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._file.append(record.model_dump_json().encode())
         self.records.append(record)
 
     def done(self) -> set[Task]:
@@ -92,10 +89,6 @@ class Journal:
     ) -> None:
         """Close the file, which also lets other processes have it."""
         self._file.close()
-
-    def _cut_torn_line(self) -> None:
-        self._file.seek(0)
-        self._file.truncate(self._file.read().rfind(b"\n") + 1)
 
 
 def dump_settings(settings: Settings) -> bytes:
@@ -165,7 +158,7 @@ def read_runs(folder: Path, settings: Settings) -> list[Record]:
     """
     file = folder / RUNS
     try:
-        lines = file.read_bytes().split(b"\n")[:-1]  # what follows the last line end is torn, or nothing
+        lines = whole_lines(file.read_bytes())
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -190,19 +183,6 @@ def _check_same(folder: Path, old: Settings, new: Settings) -> None:
             f"{folder} holds a bench with other settings ({'; '.join(found)}); "
             f"give the same settings to go on with it, or name a new folder, for example {folder.name}-2"
         )
-
-
-def _lock(file: IO[bytes], folder: Path) -> None:
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # no such locks on this system
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise InputError(
-            f"another process is running the bench in {folder}; wait for it or name another folder"
-        ) from None
 
 
 def _first(error: ValidationError) -> str:

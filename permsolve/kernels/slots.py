@@ -165,7 +165,7 @@ def _load_thresholds(stretch, block, packed, members, groups, first, n, m, start
 
 
 @compiled
-def slot_gains(stretch, block, packed, members, groups, first, last, n, m, halt):
+def slot_gains(stretch, block, packed, members, groups, first, last, n, m, more, halt):
     """Compute what every freed column would bring to some of the free slots.
 
     Parameters
@@ -175,7 +175,7 @@ def slot_gains(stretch, block, packed, members, groups, first, last, n, m, halt)
     block
         A `Block` in which slots are free; rows ``first`` to ``last`` of its ``gain`` are written.
     packed
-        float32 (cols, padded rows): the problem's saliency by column.
+        float32 (cols, padded rows): the problem's saliency by column, or some rows of it.
     members
         int64 (all groups, m): columns of every group.
     groups
@@ -186,6 +186,8 @@ def slot_gains(stretch, block, packed, members, groups, first, last, n, m, halt)
         Entries kept per row.
     m
         Group size.
+    more
+        Whether ``packed`` holds further rows, whose gains are added to those of the rows before.
     halt
         bool (1,): set from another thread to end early; the gains are then worthless.
     """
@@ -214,7 +216,8 @@ def slot_gains(stretch, block, packed, members, groups, first, last, n, m, halt)
         row, base = gain[first + x], bases[x]
         at = x // TILE * wide * tile + x % TILE * TILE_COLUMNS
         for y in range(count):
-            row[y] = sums[at + y // TILE_COLUMNS * tile + y % TILE_COLUMNS] - base
+            value = sums[at + y // TILE_COLUMNS * tile + y % TILE_COLUMNS] - base
+            row[y] = row[y] + value if more else value
 
 
 @compiled

@@ -92,7 +92,7 @@ class _Loop:
 
 
 @intrinsic
-def add_tile(typingctx, thresholds, saliency, slots, columns, length, out, at):  # type: ignore[no-untyped-def]
+def add_tile(typingctx, thresholds, saliency, slots, columns, length, out, at):
     """Add the sums of one tile to ``out[at:]``, slot by slot.
 
     ``thresholds`` and ``saliency`` are float32, flat; ``slots`` and ``columns`` are tuples of the offsets at which the
@@ -124,7 +124,7 @@ def add_tile(typingctx, thresholds, saliency, slots, columns, length, out, at): 
 
 
 @intrinsic
-def copy_stretch(typingctx, source, at, length, target, to):  # type: ignore[no-untyped-def]
+def copy_stretch(typingctx, source, at, length, target, to):
     """Copy ``source[at : at + length]`` to ``target[to:]`` and return its sum.
 
     Both are float32, flat, and do not overlap; ``length`` is a positive multiple of `LANES`.
@@ -145,7 +145,7 @@ def copy_stretch(typingctx, source, at, length, target, to):  # type: ignore[no-
 
 
 @intrinsic
-def second_of_three(typingctx, saliency, a, b, c, length, out, at):  # type: ignore[no-untyped-def]
+def second_of_three(typingctx, saliency, a, b, c, length, out, at):
     """Write the middle one of three columns, row by row, to ``out[at:]`` and return the sum.
 
     It is the threshold of the fourth member of a 2:4 group. ``saliency`` is float32, flat; ``a``, ``b`` and ``c`` are
@@ -170,7 +170,7 @@ def second_of_three(typingctx, saliency, a, b, c, length, out, at):  # type: ign
 
 
 @intrinsic
-def peak_chains(typingctx, length):  # type: ignore[no-untyped-def]
+def peak_chains(typingctx, length):
     """Run 16 independent chains of max and add in registers, ``length`` times, and return one of the results.
 
     It is the yardstick of the gain kernel: `LANES` * 16 terms a round, no memory. Each operation waits for the one

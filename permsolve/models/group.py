@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from permsolve._arrays import as_weights
 from permsolve.errors import InputError, ModelError
 from permsolve.models.grouping import Block, Movement
 from permsolve.models.tensors import lookup
@@ -19,6 +18,7 @@ from permsolve.patterns import NM, Permutation
 from permsolve.problem import Problem
 from permsolve.result import Result
 from permsolve.saliency import NAMES, Saliency, resolve
+from permsolve.sources import Source, finite_values
 
 Array = npt.NDArray[Any]
 
@@ -186,7 +186,7 @@ class Group:
 
         digest = hashlib.sha256()
         for matrix in self.matrices(model):
-            digest.update(bytes.fromhex(as_weights(matrix).fingerprint))
+            digest.update(bytes.fromhex(Source(matrix).fingerprint()))
         return digest.hexdigest()
 
     def check_perm(self, perm: npt.ArrayLike) -> Permutation:
@@ -237,7 +237,7 @@ class Group:
             saliency = saliency[move.name]
         weight = effective(model, move)
         axis = _input_axis(move)
-        first = as_weights(weight).values
+        first = finite_values(weight)
         channels = np.moveaxis(first, axis, 1) if first.ndim > 1 else first
         if callable(saliency) and not isinstance(saliency, Saliency) and not isinstance(saliency, type):
             given = saliency(move.name, channels)

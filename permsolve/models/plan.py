@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,34 +13,20 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from permsolve._solve import solve as solve_problem
-from permsolve.errors import (
-    DocumentError,
-    FileError,
-    InputError,
-    ModelError,
-    UnsupportedProblemError,
-    VerificationError,
-)
+from permsolve.errors import DocumentError, FileError, InputError, ModelError, VerificationError
 from permsolve.io import write_atomically
 from permsolve.models import verification
 from permsolve.models.analysis import investigate
 from permsolve.models.group import Group
 from permsolve.models.grouping import Movement, Refusal, divide
+from permsolve.models.solving import GroupCallback, solve_groups
 from permsolve.models.tensors import INDEX, lookup, permute_
 from permsolve.models.trace import trace
 from permsolve.models.verification import Verification
 from permsolve.patterns import NM, Permutation
-from permsolve.problem import Problem
-from permsolve.result import Result
 from permsolve.solver import Solver
-from permsolve.stop import Progress
-
-logger = logging.getLogger("permsolve")
 
 Step = tuple[Movement, Permutation]
-#: Called with the group at work and its progress; a true answer ends the solve of that group.
-GroupCallback = Callable[[Group, Progress], object]
 
 
 def analyze(model: nn.Module, example_inputs: object, nm: object = (2, 4), *, gather: str | None = None) -> Plan:
@@ -197,6 +181,7 @@ class Plan:
         time_limit: float | None = None,
         seed: int = 0,
         n_jobs: int | None = None,
+        workers: int | None = 1,
         options: dict[str, Any] | None = None,
         callbacks: Sequence[GroupCallback] = (),
         display: bool | None = None,
@@ -209,16 +194,23 @@ class Plan:
         ----------
         model
             The model, with data; it is not changed.
-        method, options, seed, n_jobs
+        method, options, seed
             As in `permsolve.solve`, for each group.
+        n_jobs
+            Threads of each solve; by default the workers share all cores.
+        workers
+            Groups solved side by side, on the engine of ``joblib.parallel_config``, as ``n_jobs`` of
+            `permsolve.solve_many`; -1 for one per core.
         saliency
             A name or saliency object for all weights; a mapping from names of weights to arrays of their shape or
             saliency objects; or a function of a weight's name and its values, with input channels on axis 1, to an
             array of that shape.
         time_limit
-            Seconds for all groups together; each gets a share in proportion to its number of channels.
+            Seconds for all groups together; each gets a share of the workers' time, in proportion to its number of
+            channels.
         callbacks
             Functions called with a group and its `permsolve.stop.Progress`; a true answer ends that group's solve.
+            They need one worker.
         display
             Show progress over the groups: True, False, or None for where a person is watching.
         save
@@ -238,10 +230,8 @@ class Plan:
         ModelError
             If the plan is for another model.
         KeyboardInterrupt
-            If interrupted; what was solved by then stays, the group at work keeps its best.
+            If interrupted; what was solved by then stays, and with one worker the group at work keeps its best.
         """
-        from permsolve.models.progress import over_groups
-
         if time_limit is not None and not (isinstance(time_limit, (int, float)) and time_limit > 0):
             raise InputError(f"time_limit = {time_limit!r} must be a positive number of seconds")
         if not isinstance(callbacks, (list, tuple)) or not all(callable(each) for each in callbacks):
@@ -249,38 +239,24 @@ class Plan:
         self.check(model)
         verification.check_has_data(model)
         todo = [group for group in self.groups if again or group.perm is None]
-        deadline = None if time_limit is None else time.perf_counter() + time_limit
         if isinstance(saliency, Mapping):
             missing = [each.name for group in todo for each in group.consumers if each.name not in saliency]
             if missing:
                 raise InputError(f"the saliency has no entry for {missing[0]!r} ({len(missing)} weights lack one)")
         if save is not None:
             self.save(save)  # what cannot be written is known before the work
-        weights = [float(group.cols) for group in todo]  # as the default schedule
-        with over_groups(todo, display) as report:
-            for k, group in enumerate(todo):
-                share = None
-                if deadline is not None:
-                    left = max(deadline - time.perf_counter(), 0.0)
-                    share = max(left * weights[k] / sum(weights[k:]), 1e-3)
-                observers = [_bound(callback, group) for callback in callbacks]
-                result = _solve_group(
-                    group,
-                    group.problem(model, saliency),
-                    method=method,
-                    options=options,
-                    time_limit=share,
-                    seed=seed,
-                    n_jobs=n_jobs,
-                    callbacks=[*observers, report(k)],
-                    display=False,
-                )
-                group.result, group.perm = result, result.solution
-                logger.info("%s: efficacy %.2f %% in %.1f s", group.name, result.efficacy, result.runtime)
-                if save is not None:
-                    self.save(save)
-                if result.stopped_by == "interrupt":
-                    raise KeyboardInterrupt
+        solve_groups(
+            self,
+            model,
+            todo,
+            saliency=saliency,
+            time_limit=time_limit,
+            workers=workers,
+            callbacks=callbacks,
+            display=display,
+            save=save,
+            settings={"method": method, "options": options, "seed": seed, "n_jobs": n_jobs},
+        )
         return self
 
     def check(self, model: nn.Module) -> None:
@@ -521,14 +497,3 @@ def _permute_all(model: nn.Module, steps: Sequence[Step], done: list[Step]) -> N
 def _undo_all(model: nn.Module, done: Sequence[Step]) -> None:
     for move, perm in reversed(done):
         permute_(model, move, np.argsort(perm))
-
-
-def _solve_group(group: Group, problem: Problem, **settings: Any) -> Result:
-    try:
-        return solve_problem(problem, **settings)
-    except UnsupportedProblemError as error:
-        raise UnsupportedProblemError(f"group {group.name!r}: {error}") from error
-
-
-def _bound(callback: GroupCallback, group: Group) -> Callable[[Progress], object]:
-    return lambda progress: callback(group, progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy.typing as npt
 from permsolve._arrays import aligned
 from permsolve.kernels.gain import gain_block
 from permsolve.kernels.groups import State
-from permsolve.kernels.slots import Block, Stretch, fill_slots, free_slots, make_block, make_stretch, slot_gains
+from permsolve.kernels.slots import fill_slots, free_slots, make_block, make_stretch, slot_gains
 from permsolve.kernels.vector import TILE
 from permsolve.problem import Problem
 from permsolve.run import Run
@@ -28,7 +27,8 @@ class Deals:
     """A permutation that is changed by assignments in blocks of groups.
 
     Blocks are worked on side by side. Where there are fewer than threads, the threads share the gains of each: every
-    gain is the same sum either way, so the outcome does not depend on the number of threads.
+    gain is the same sum either way, so the outcome does not depend on the number of threads. A streamed problem is
+    read once in every round.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class Deals:
     """
 
     def __init__(self, problem: Problem, run: Run, order: npt.NDArray[np.int64], block: int) -> None:
-        self.packed, self.run = problem.packed, run
+        self.problem, self.run = problem, run
         self.n, self.m = problem.pattern.n, problem.pattern.m
         #: int64 (groups, m): the columns of each group.
         self.members = order.copy().reshape(-1, self.m)
@@ -52,33 +52,23 @@ class Deals:
         #: Number of blocks.
         self.count = max(1, round(problem.groups / block))
         most = -(-problem.groups // self.count)
-        self._side_by_side = self.count >= run.n_jobs
-        self._blocks = [make_block(most) for _ in range(run.n_jobs if self._side_by_side else 1)]
+        self._blocks = [make_block(most) for _ in range(self.count)]
         self._stretches = [make_stretch(most, self.n) for _ in range(run.n_jobs)]
-        thresholds = self._sample()
-        gains = np.empty((len(thresholds), problem.cols), dtype=np.float32)
-        state = State(self.packed, thresholds, np.empty(0, dtype=np.float32), np.empty((0, 0), dtype=np.float32))
-        gain_block(state, np.arange(len(thresholds)), np.arange(problem.cols), gains)
+        rows = next(problem.chunks())
+        # The first of several blocks of rows stands for all of them.
+        share = 1.0 if not problem.streamed else problem.rows / rows.shape[1]
+        #: What a group loses on average when a column leaves it, by a sample, in units of the packed saliency.
+        self.mean_loss = share * self._mean_loss(rows)
         #: float32 (cols,): prices of the columns in the assignments so far; at first, what they bring on average.
-        self.prices = -gains.mean(axis=0)
+        self.prices = np.float32(-share) * self._mean_gains(rows)
 
     @property
     def order(self) -> npt.NDArray[np.int64]:
         """The permutation, a view."""
         return self.members.reshape(-1)
 
-    @property
-    def mean_loss(self) -> float:
-        """What a group loses on average when a column leaves it, by a sample, in units of the packed saliency."""
-        chosen = self._sampled_groups()
-        values = self.packed[self.members[chosen]]  # (sample, m, rows)
-        kept = np.partition(values, self.m - self.n - 1, axis=1)
-        pruned, last = kept[:, self.m - self.n - 1], kept[:, self.m - self.n :].min(axis=1)
-        limits = np.where(values >= last[:, None], pruned[:, None], last[:, None])
-        return float(np.maximum(values - limits, 0).sum(dtype=np.float64)) / (len(chosen) * self.m)
-
     def round(self, temperature: float) -> int | None:
-        """Deal the groups into blocks and work on each once.
+        """Deal the groups into blocks and refill a random slot of each group once.
 
         Parameters
         ----------
@@ -88,57 +78,72 @@ class Deals:
         Returns
         -------
         int or None
-            Number of columns moved; None where the time ended before the round did.
+            Number of columns moved; None where the time ended before the round did, which then changes nothing.
         """
         rng = self.run.rng
-        blocks = np.array_split(rng.permutation(len(self.members)), self.count)
+        groups = np.array_split(rng.permutation(len(self.members)), self.count)
         seeds = rng.integers(2**63, size=(self.count, 2), dtype=np.uint64)
+        for k, block in enumerate(self._blocks):
+            free_slots(block, self.members, groups[k], self.m, seeds[k, 0])
         began = time.perf_counter()
         with self.alarm.watch():
-            if self._side_by_side:
-                jobs = self.run.n_jobs
-
-                def share(thread: int) -> int:
-                    space, stretch = self._blocks[thread], self._stretches[thread : thread + 1]
-                    mine = range(thread, self.count, jobs)
-                    return sum(self._work(space, stretch, blocks[k], temperature, seeds[k]) for k in mine)
-
-                moved = sum(self.run.map(share, range(jobs)))
-            else:
-                tasks = zip(blocks, seeds, strict=True)
-                moved = sum(
-                    self._work(self._blocks[0], self._stretches, groups, temperature, pair) for groups, pair in tasks
-                )
+            for chunk, rows in enumerate(self.problem.chunks()):
+                self._gains(groups, rows, chunk > 0)
+                if self.alarm.halt[0]:
+                    return None
         self.alarm.took(time.perf_counter() - began)
-        return None if self.alarm.halt[0] else moved
 
-    def _work(self, block: Block, stretches: Sequence[Stretch], groups: Array, temperature: float, seeds: Array) -> int:
-        """Refill a random slot of each group of a block; the gains are shared between as many threads as stretches."""
-        free_slots(block, self.members, groups, self.m, seeds[0])
-        step = max(-(-len(groups) // len(stretches)) + TILE - 1 & -TILE, TILE)  # whole tiles
-        spans = [(first, min(first + step, len(groups))) for first in range(0, len(groups), step)]
+        def fill(k: int) -> int:
+            return int(fill_slots(self._blocks[k], self.members, groups[k], self.prices, temperature, seeds[k, 1]))
 
-        def part(task: tuple[Stretch, tuple[int, int]]) -> None:
-            stretch, span = task
-            slot_gains(stretch, block, self.packed, self.members, groups, *span, self.n, self.m, self.alarm.halt)
+        return sum(self.run.map(fill, range(self.count)))
 
-        tasks = list(zip(stretches, spans, strict=False))
-        if len(tasks) == 1:
-            part(tasks[0])
-        else:
-            self.run.map(part, tasks)
-        if self.alarm.halt[0]:
-            return 0
-        return int(fill_slots(block, self.members, groups, self.prices, temperature, seeds[1]))
+    def _gains(self, groups: list[Array], rows: Array, more: bool) -> None:
+        """Compute the gains of some rows, every block cut into pieces for the threads."""
+        jobs = self.run.n_jobs
+        cuts = -(-jobs // self.count)  # pieces of a block, so that there is one for each thread at least
+        pieces = []
+        for k, block in enumerate(groups):
+            step = max(-(-len(block) // cuts) + TILE - 1 & -TILE, TILE)  # whole tiles
+            pieces += [(k, first, min(first + step, len(block))) for first in range(0, len(block), step)]
+
+        def share(thread: int) -> None:
+            for k, first, last in pieces[thread::jobs]:
+                slot_gains(
+                    self._stretches[thread],
+                    self._blocks[k],
+                    rows,
+                    self.members,
+                    groups[k],
+                    first,
+                    last,
+                    self.n,
+                    self.m,
+                    more,
+                    self.alarm.halt,
+                )
+
+        self.run.map(share, range(jobs))
 
     def _sampled_groups(self) -> Array:
         return np.linspace(0, len(self.members) - 1, min(SAMPLE, len(self.members))).astype(np.int64)
 
-    def _sample(self) -> Array:
-        """Return the thresholds of a slot of each of a few groups, (sample, padded rows)."""
+    def _mean_gains(self, rows: Array) -> Array:
+        """Return what each column would bring on average to a slot of a few groups, (cols,)."""
         chosen = self._sampled_groups()
-        others = self.packed[self.members[chosen, 1:]]
         rank = self.m - 1 - self.n
-        thresholds = aligned((len(chosen), self.packed.shape[1]))
-        thresholds[:] = np.partition(others, rank, axis=1)[:, rank]
-        return thresholds
+        thresholds = aligned((len(chosen), rows.shape[1]))
+        thresholds[:] = np.partition(rows[self.members[chosen, 1:]], rank, axis=1)[:, rank]
+        gains = np.empty((len(chosen), len(rows)), dtype=np.float32)
+        unused = np.empty(0, dtype=np.float32), np.empty((0, 0), dtype=np.float32)
+        gain_block(State(rows, thresholds, *unused), np.arange(len(chosen)), np.arange(len(rows)), gains)
+        mean: Array = gains.mean(axis=0)
+        return mean
+
+    def _mean_loss(self, rows: Array) -> float:
+        chosen = self._sampled_groups()
+        values = rows[self.members[chosen]]  # (sample, m, rows)
+        ranked = np.partition(values, (self.m - self.n - 1, self.m - self.n), axis=1)
+        pruned, last = ranked[:, self.m - self.n - 1], ranked[:, self.m - self.n]
+        limits = np.where(values >= last[:, None], pruned[:, None], last[:, None])
+        return float(np.maximum(values - limits, 0).sum(dtype=np.float64)) / (len(chosen) * self.m)

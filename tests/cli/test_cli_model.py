@@ -183,6 +183,14 @@ def test_example_inputs_may_come_from_a_file(run, home):
     assert (report["settings"]["example"], len(report["sha256"]["example"])) == ("example.pt", 64)
 
 
+def test_groups_solved_side_by_side_give_the_same_model(run, home):
+    words = ("build.pt", "--arch", "arch.py:build", "--method", "ria", "-q")
+    assert run(*words, "--out", "one")[0] == 0
+    code, _, err = run(*words, "--out", "two", "--workers", 2)
+    assert code == 0, err
+    assert (home / "one" / "model.safetensors").read_bytes() == (home / "two" / "model.safetensors").read_bytes()
+
+
 SKEWED = {"body.weight": torch.zeros(3), "more": torch.zeros(1)}
 WORDS = ("build.pt", "--arch", "arch.py:build")
 
@@ -202,6 +210,7 @@ WORDS = ("build.pt", "--arch", "arch.py:build")
         ((*WORDS, "--out", "out", "--time-limit", "nan"), "positive number of seconds"),
         ((*WORDS, "--out", "out", "--seed", "-1"), "seed"),
         ((*WORDS, "--out", "out", "--jobs", "0"), "n_jobs"),
+        ((*WORDS, "--out", "out", "--workers", "0"), "must be a number of workers"),
         ((*WORDS, "--out", "out", "--gather", "all"), "--gather 'all' must be norm"),
         ((*WORDS, "--out", "out", "--example-text", "hello"), "needs --arch transformers"),
         ((*WORDS, "--out", "out", "--example", "none.pt"), "none.pt: no such file"),

@@ -26,7 +26,7 @@ def gains(values: np.ndarray, members: np.ndarray, groups: np.ndarray, n: int, s
     stretch = make_stretch(len(groups), n)
     ends = np.linspace(0, len(groups), spans + 1).astype(int)
     for first, last in itertools.pairwise(ends):
-        slot_gains(stretch, block, pack(values), members, groups, first, last, n, m, NOBODY)
+        slot_gains(stretch, block, pack(values), members, groups, first, last, n, m, False, NOBODY)
     return block
 
 
@@ -57,6 +57,14 @@ def test_threads_that_share_a_block_change_not_even_the_last_bit(spans: int) -> 
     members, groups = shuffled(80).reshape(-1, 4), np.arange(20)
     whole, split = gains(values, members, groups, 2), gains(values, members, groups, 2, spans)
     np.testing.assert_array_equal(split.gain, whole.gain)
+
+
+def test_gains_of_further_rows_are_added() -> None:
+    values, members, groups = matrix("uniform", 600, 48), shuffled(48).reshape(-1, 4), np.arange(12)
+    whole, parts, stretch = gains(values, members, groups, 2), freed(members, groups), make_stretch(12, 2)
+    for k, rows in enumerate((values[:100], values[100:500], values[500:])):
+        slot_gains(stretch, parts, pack(rows), members, groups, 0, 12, 2, 4, k > 0, NOBODY)
+    np.testing.assert_array_equal(parts.gain, whole.gain)
 
 
 def test_the_slots_are_random_ones_of_their_groups() -> None:
@@ -118,5 +126,5 @@ def test_prices_keep_their_mean_and_make_the_next_assignment_easy() -> None:
 def test_a_halted_block_returns_at_once() -> None:
     values, members, groups = matrix("uniform", 600, 16), shuffled(16).reshape(-1, 4), np.arange(4)
     block = freed(members, groups)
-    slot_gains(make_stretch(4, 2), block, pack(values), members, groups, 0, 4, 2, 4, np.ones(1, dtype=np.bool_))
+    slot_gains(make_stretch(4, 2), block, pack(values), members, groups, 0, 4, 2, 4, False, np.ones(1, dtype=np.bool_))
     assert np.isnan(block.gain).all()

@@ -430,3 +430,68 @@ def test_groups_that_a_method_cannot_solve_are_named(model: nn.Module) -> None:
     plan = models.analyze(model, INPUTS, "1:8")  # 16 channels are two groups
     with pytest.raises(permsolve.errors.UnsupportedProblemError, match="group '3'"):
         plan.solve(model, method="stripe_groups", options={"groups": 3})
+
+
+# -- groups side by side -----------------------------------------------------------------------------------------------
+
+
+def test_two_workers_find_what_one_does(model: nn.Module, plan: Plan, tmp_path: Path) -> None:
+    alone = models.analyze(model, INPUTS, "2:4").solve(model, method="annealing", n_jobs=1)
+    plan.solve(model, method="annealing", workers=2, save=tmp_path / "plan.json")
+    for one, two in zip(alone.groups, plan.groups, strict=True):
+        assert one.result is not None and two.result is not None
+        assert np.array_equal(one.perm, two.perm)
+        assert (one.result.score, one.result.seed) == (two.result.score, two.result.seed)
+    assert Plan.load(tmp_path / "plan.json").solved
+    assert plan.apply_(model).passed
+
+
+def test_a_group_that_fails_in_a_worker_is_named_and_the_others_are_solved(model: nn.Module) -> None:
+    plan = models.analyze(model, INPUTS, "1:8")
+
+    def saliency(name: str, weight: np.ndarray) -> np.ndarray:
+        return np.abs(weight) if name == "6.weight" else -np.abs(weight)
+
+    with pytest.raises(InputError, match=r"'3': InputError: .*negative"):
+        plan.solve(model, method="ria", saliency=saliency, workers=2)
+    assert [group.perm is None for group in plan.groups] == [True, False]
+    with pytest.raises(permsolve.errors.UnsupportedProblemError, match="'3'"):
+        plan.solve(model, method="stripe_groups", options={"groups": 3}, workers=2)
+
+
+def test_callbacks_need_one_worker(model: nn.Module, plan: Plan) -> None:
+    with pytest.raises(InputError, match="need workers=1"):
+        plan.solve(model, workers=2, callbacks=[lambda group, progress: None])
+    with pytest.raises(InputError, match="n_jobs = 0"):
+        plan.solve(model, workers=0)
+
+
+def deal(monkeypatch: pytest.MonkeyPatch, workers: int, weights: list[float], early: float = 1.0) -> list[float]:
+    """Play a solve of groups under a limit of 12 s; each uses a part of its share. Return the shares."""
+    from permsolve.models import solving
+
+    clock = [100.0]
+    monkeypatch.setattr(solving.time, "perf_counter", lambda: clock[0])
+    shares = solving._Shares(12.0, workers, {str(k): weight for k, weight in enumerate(weights)})
+    running: list[tuple[float, str]] = []
+    dealt = []
+    for k in range(len(weights)):
+        if len(running) == workers:
+            clock[0], name = min(running)
+            running.remove((clock[0], name))
+            shares.ended(name)
+        dealt.append(shares.begun(str(k)))
+        running.append((clock[0] + early * dealt[-1], str(k)))
+    assert max(running)[0] <= 112.0 + 1e-9, "the limit is for all groups together"
+    return dealt
+
+
+def test_a_time_limit_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert np.allclose(deal(monkeypatch, 1, [1, 2, 3]), [2, 4, 6])
+    assert np.allclose(deal(monkeypatch, 2, [1] * 6), [4] * 6)
+    assert np.allclose(deal(monkeypatch, 3, [4, 4, 4]), [12] * 3)
+    assert np.allclose(deal(monkeypatch, 2, [1]), [12])  # one group cannot use two workers
+    uneven = deal(monkeypatch, 2, [4, 2, 1, 1])
+    assert np.allclose(uneven, [12, 6, 3, 3])
+    assert deal(monkeypatch, 1, [1, 1, 1], early=0.5)[-1] > 4  # what one leaves over the others get
+    assert deal(monkeypatch, 2, [1] * 6, early=0.5)[-1] > 4

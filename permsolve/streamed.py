@@ -1,0 +1,307 @@
+"""Problems that do not fit into memory: the matrix is read anew, block by block, whenever all of it is needed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from permsolve import scoring
+from permsolve._arrays import aligned, channels_last
+from permsolve.errors import InputError
+from permsolve.patterns import NM, Permutation
+from permsolve.problem import Problem, rule_of
+from permsolve.sources import LANES, Rule, Source
+
+Array = npt.NDArray[Any]
+
+#: Share of the machine's memory that a problem may take where no limit is given.
+SHARE = 0.7
+#: Bytes besides the saliency: blocks that are read, in several forms, and the work space of blocks of groups.
+OVERHEAD = 100_000_000
+#: Rows of the sample that kernels are compiled with.
+SAMPLE_ROWS = 16
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def memory_in_bytes(limit: object) -> int:
+    """Return a memory limit in bytes.
+
+    Parameters
+    ----------
+    limit
+        Bytes, or a string such as ``"2 GB"`` or ``"512MiB"``; None for 70 % of the machine's memory.
+
+    Returns
+    -------
+    int
+        Bytes.
+
+    Raises
+    ------
+    InputError
+        If it is none of these.
+    """
+    if limit is None:
+        return int(SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    if isinstance(limit, (int, np.integer)) and not isinstance(limit, bool) and limit > 0:
+        return int(limit)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", limit.lower()) if isinstance(limit, str) else None
+    if match is None or match[2] not in _UNITS or float(match[1]) <= 0:
+        raise InputError(f"memory_limit = {limit!r} must be a number of bytes or a string such as '2 GB' or '512 MiB'")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def open_problem(matrix: object, nm: object, saliency: object, blocks: Any, limit: object) -> Problem:
+    """Make the problem of a matrix in memory, or streamed where it would take more than it may.
+
+    Parameters
+    ----------
+    matrix, nm, saliency, blocks
+        As in `Problem.of`.
+    limit
+        As in `memory_in_bytes`.
+
+    Returns
+    -------
+    Problem
+        The problem.
+
+    Raises
+    ------
+    InputError
+        If anything does not fit.
+    """
+    allowed = memory_in_bytes(limit)
+    source = Source(matrix)
+    needed = OVERHEAD + source.rows * source.shape[1] * (12 if source.dtype == "float64" else 4)
+    if needed <= allowed:
+        return Problem.of(matrix, nm, saliency=saliency, blocks=blocks)
+    return Streamed.open(source, nm, saliency, blocks, needed, allowed)
+
+
+@dataclass(frozen=True, eq=False)
+class Streamed(Problem):
+    """A problem whose saliency is made from its source, a block of rows at a time, in every pass over it.
+
+    It has no ``columns`` and no ``packed``. Make one with `open_problem`.
+
+    Parameters
+    ----------
+    source
+        The weights.
+    rule
+        Gives the saliency of a block.
+    baseline_values
+        Values of the groups of the identity, float64 (groups,).
+    sums
+        The sum of each column, float64 (cols,).
+    bound
+        The rows bound.
+    """
+
+    source: Source = field(kw_only=True)
+    rule: Rule = field(kw_only=True)
+    baseline_values: Array = field(kw_only=True)
+    sums: Array = field(kw_only=True)
+    bound: float = field(kw_only=True)
+
+    @classmethod
+    def open(cls, source: Source, nm: object, saliency: object, blocks: object, needed: int, allowed: int) -> Streamed:
+        """Read a matrix once: check it, and compute what needs no permutation.
+
+        Parameters
+        ----------
+        source
+            The weights.
+        nm, saliency
+            As in `Problem.of`.
+        blocks
+            Must be None.
+        needed, allowed
+            Bytes that the problem would take in memory, and may take.
+
+        Returns
+        -------
+        Streamed
+            The problem.
+
+        Raises
+        ------
+        InputError
+            If anything does not fit, or the problem cannot be streamed.
+        """
+        pattern = NM.parse(nm)
+        pattern.validate(source.shape[1])
+        name, rule = rule_of(source, saliency, whole=False)
+        what = f"the problem takes {needed / 1e9:.3g} GB of memory, memory_limit allows {allowed / 1e9:.3g} GB"
+        if rule is None:
+            raise InputError(f"{what}, and saliency {name!r} looks at the whole matrix: raise the limit")
+        if blocks is not None:
+            raise InputError(f"{what}, and blocks cannot be streamed: raise the limit, or solve the blocks one by one")
+        if allowed < OVERHEAD:
+            raise InputError(f"{what}; streaming it takes {OVERHEAD / 1e9:.3g} GB still: raise the limit")
+        digest, bound = hashlib.sha256(), 0.0
+        values, sums = np.zeros(source.shape[1] // pattern.m), np.zeros(source.shape[1])
+        everything = np.arange(source.shape[1])
+        for part in source.parts():
+            raw, weights = source.read(part)
+            digest.update(np.ascontiguousarray(raw.astype(raw.dtype.newbyteorder("<"), copy=False)).data)
+            if not np.isfinite(weights).all():
+                raise InputError(
+                    f"the matrix holds NaN or infinite entries in rows {part.start} to {part.stop - 1}; "
+                    f"repair them first, for example with numpy.nan_to_num"
+                )
+            block = channels_last(rule(part, weights))
+            if not np.isfinite(block).all() or (block < 0).any():
+                raise InputError(f"the saliency is not finite or negative in rows {part.start} to {part.stop - 1}")
+            sums += block.sum(axis=0, dtype=np.float64)
+            values += scoring.group_values(block, everything, pattern.n, pattern.m)
+            bound += scoring.rows_bound(block, pattern.n, pattern.m)
+            source.release()
+        nothing = np.empty((source.shape[1], 0), dtype=np.float32)
+        return cls(
+            nothing,
+            pattern,
+            None,
+            source.shape,
+            source.dtype,
+            digest.hexdigest(),
+            name,
+            source=source,
+            rule=rule,
+            baseline_values=values,
+            sums=sums,
+            bound=bound,
+        )
+
+    @property
+    def streamed(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.source.rows
+
+    @property
+    def saliency(self) -> Array:
+        """Not there.
+
+        Raises
+        ------
+        InputError
+            Always.
+        """
+        raise InputError("a streamed problem has no saliency matrix in memory; give it more")
+
+    @property
+    def packed(self) -> Array:
+        """Not there.
+
+        Raises
+        ------
+        InputError
+            Always.
+        """
+        return self.saliency
+
+    @cached_property
+    def column_sums(self) -> npt.NDArray[np.float64]:
+        """The sum of each column, (cols,)."""
+        return self.sums
+
+    @cached_property
+    def baseline(self) -> float:
+        """Score of the identity."""
+        return float(self.baseline_values.sum())
+
+    @cached_property
+    def rows_bound(self) -> float:
+        """Sum over rows of the cols * n / m largest entries: no permutation scores more."""
+        return self.bound
+
+    @property
+    def standin(self) -> Problem:
+        """A problem of the first rows, in memory: kernels are compiled with it."""
+        few = slice(0, min(SAMPLE_ROWS, self.source.shape[0]))
+        return Problem.of(self.rule(few, self.source.read(few)[1]), self.pattern)
+
+    def blocks_of_rows(self) -> Iterator[Array]:
+        """Read the saliency once.
+
+        Yields
+        ------
+        numpy.ndarray
+            Blocks of its rows, (some rows, cols).
+        """
+        for part in self.source.parts():
+            yield channels_last(self.rule(part, self.source.read(part)[1]))
+            self.source.release()
+
+    def chunks(self) -> Iterator[Array]:
+        """Read the saliency once, by column.
+
+        Yields
+        ------
+        numpy.ndarray
+            float32 (cols, some rows padded with zeros to 16): one array, written anew for every block.
+        """
+        space = aligned((0, LANES))
+        for block in self.blocks_of_rows():
+            width = -(-len(block) // LANES) * LANES
+            if space.shape != (self.cols, width):
+                space = aligned((self.cols, width))
+            space[:, len(block) :] = 0
+            space[:, : len(block)] = block.T
+            yield space
+
+    def group_values(self, order: Permutation) -> npt.NDArray[np.float64]:
+        """Return the values of groups, by one pass over the matrix.
+
+        Parameters
+        ----------
+        order
+            int64 (groups * m,), columns in groups of m; need not name every column.
+
+        Returns
+        -------
+        numpy.ndarray
+            float64 (groups,).
+        """
+        from permsolve.kernels.score import group_values
+
+        n, m = self.pattern.n, self.pattern.m
+        if order.shape == (self.cols,) and np.array_equal(order, np.arange(self.cols)):
+            return self.baseline_values.copy()
+        total, part = np.zeros(len(order) // m), np.empty(len(order) // m)
+        for block in self.blocks_of_rows():
+            group_values(np.ascontiguousarray(block[:, order].T), np.arange(len(order)), n, m, part)
+            total += part
+        return total
+
+    def score(self, perm: npt.ArrayLike) -> float:
+        """Return the score of a permutation by the NumPy reference scorer, in one pass.
+
+        Parameters
+        ----------
+        perm
+            Permutation, integers of shape (cols,).
+
+        Returns
+        -------
+        float
+            Sum over rows and groups of the n largest entries.
+        """
+        order = self.pattern.check_solution(perm, self.cols)
+        n, m = self.pattern.n, self.pattern.m
+        return float(sum(scoring.group_values(block, order, n, m).sum() for block in self.blocks_of_rows()))
