@@ -53,10 +53,11 @@ typecheck: $(VENV)/.dev
 	@ln -s ../../solvers .typing/permsolve/solvers && ln -s ../../instances .typing/permsolve/instances
 	cd .typing && ../$(BIN)/mypy --config-file ../pyproject.toml -p permsolve
 
-# Prints the tables that the README quotes and writes benchmarks/results/*.json; about half an hour.
+# Prints the tables that the README quotes and writes benchmarks/results/*.json; about an hour.
 bench: $(VENV)/.demo
 	$(BIN)/python benchmarks/core.py
 	$(BIN)/python benchmarks/certificates.py
+	$(BIN)/python benchmarks/scale.py
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	$(BIN)/python benchmarks/models.py
 

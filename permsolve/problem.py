@@ -22,6 +22,8 @@ Array = npt.NDArray[Any]
 #: Entries from which the search kernels work on the saliency itself, where that is safe, and how far its largest entry
 #: may then lie above the largest that is not kept anyway.
 _LARGE, _OUTLIER = 1 << 24, 64.0
+#: Rows by which that is judged.
+_SAMPLE = 64
 #: Entries handled at a time where `Problem.packed` is made, so that it needs little memory beyond itself.
 _CHUNK = 1 << 20
 
@@ -262,7 +264,10 @@ class Problem:
         """Whether `packed` may be the saliency itself: large, padded, float32, in the range of safe sums."""
         if self.padded is None or self.columns.dtype != np.float32 or self.columns.size < _LARGE:
             return False
-        largest, clipped = float(self.columns.max()), float(self._ceilings.max())
+        largest = float(self.columns.max())
+        few = np.array(self.columns[:, :: max(1, self.rows // _SAMPLE)].T)
+        rank = self.cols - self.pattern.n - 1
+        clipped = float(np.partition(few, rank, axis=1)[:, rank].max())  # of all rows it can only be larger
         return 1e-20 < largest < 1e20 and largest < _OUTLIER * clipped
 
     @cached_property

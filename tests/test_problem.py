@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from hypothesis.extra import numpy as hnp
 import permsolve
 from permsolve import NM, Problem
 from permsolve.errors import InputError
+from permsolve.stop import MaxIterations
 
 MATRIX = uniform(5, 24) - 0.5
 
@@ -316,3 +319,88 @@ def test_a_matrix_makes_a_problem_exactly_if_its_columns_divide(
         assert np.isfinite(problem.packed).all()
         assert 0 <= problem.packed.min() <= problem.packed.max() <= 1
     assert matrix.tobytes() == before
+
+
+@pytest.fixture
+def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("permsolve.problem._LARGE", 1)
+
+
+@pytest.mark.usefixtures("small_is_large")
+@pytest.mark.parametrize("rows", [16, 21, 64])
+def test_a_large_saliency_is_held_once(rows: int) -> None:
+    matrix = uniform(rows, 24).astype(np.float32)
+    problem = Problem.of(matrix)
+    assert np.shares_memory(problem.packed, problem.columns)
+    assert problem.packed.shape == (24, -(-rows // 16) * 16)
+    assert problem.packed.ctypes.data % 64 == 0
+    assert problem.scale == 1
+    np.testing.assert_array_equal(problem.packed[:, :rows], matrix.T)
+    assert not problem.packed[:, rows:].any()
+    part = problem.part(slice(8, 16))
+    np.testing.assert_array_equal(part.packed[:, :rows], matrix[:, 8:16].T)
+    order = np.random.RandomState(1).permutation(24)
+    assert problem.group_values(order).sum() == pytest.approx(problem.score(order), rel=1e-12)
+    again = pickle.loads(pickle.dumps(problem))
+    np.testing.assert_array_equal(again.columns, problem.columns)
+    assert again.score(order) == problem.score(order)
+
+
+@pytest.mark.usefixtures("small_is_large")
+@pytest.mark.parametrize("kind", ["outlier", "huge", "tiny", "zero", "float64"])
+def test_a_large_saliency_is_copied_where_float32_needs_it(kind: str) -> None:
+    matrix = uniform(21, 24).astype(np.float64 if kind == "float64" else np.float32)
+    matrix[0, 0] = {"outlier": 1e6}.get(kind, 1.0)
+    matrix *= matrix.dtype.type({"huge": 1e30, "tiny": 1e-30, "zero": 0.0}.get(kind, 1.0))
+    problem = Problem.of(matrix)
+    assert not np.shares_memory(problem.packed, problem.columns)
+    assert problem.packed.dtype == np.float32
+    assert problem.packed.max() == (0 if kind == "zero" else 1)
+
+
+@pytest.mark.usefixtures("small_is_large")
+@pytest.mark.parametrize("method", ["assignment", "annealing", "channel_swap", "exact", "local_search"])
+def test_methods_on_a_saliency_that_is_held_once(method: str) -> None:
+    """Rows that are no multiple of 16 make ``columns`` a view of the padded array."""
+    matrix = uniform(21, 16).astype(np.float32)
+    result = permsolve.solve(matrix, method=method, stop=MaxIterations(50))
+    assert result.score == pytest.approx(Problem.of(matrix).score(result.perm), rel=1e-12)
+    assert result.score > result.baseline
+
+
+@pytest.mark.parametrize("kind", ["array", "memmap", "fortran", "strided", "big-endian", "bfloat16", "conv"])
+def test_matrices_are_read_block_by_block(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of one row and of all rows give the same problem, wherever the matrix lies."""
+    matrix: Any = uniform(13, 24).astype(np.float16) - np.float16(0.5)
+    if kind == "memmap":
+        np.save(tmp_path / "matrix.npy", matrix)
+        matrix = np.load(tmp_path / "matrix.npy", mmap_mode="r")[1:]
+    elif kind == "fortran":
+        matrix = np.asfortranarray(matrix)
+    elif kind == "strided":
+        matrix = np.repeat(matrix, 2, axis=0)[::2]
+    elif kind == "big-endian":
+        matrix = matrix.astype(">f2")
+    elif kind == "bfloat16":
+        matrix = pytest.importorskip("torch").tensor(matrix).bfloat16()
+    elif kind == "conv":
+        matrix = matrix.reshape(13, 4, 3, 2)
+    problems = []
+    for entries in (1, 1 << 22):
+        monkeypatch.setattr("permsolve.sources.BLOCK", entries)
+        problems.append(Problem.of(matrix))
+    one, whole = problems
+    np.testing.assert_array_equal(one.columns, whole.columns)
+    assert one.fingerprint == whole.fingerprint
+    expected = np.abs(np.asarray(matrix.float() if kind == "bfloat16" else matrix, dtype=np.float32))
+    if kind == "conv":
+        expected = np.moveaxis(expected, 1, -1).reshape(-1, 4)
+    np.testing.assert_array_equal(whole.saliency, expected)
+
+
+def test_nan_in_any_block_is_counted_and_the_first_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("permsolve.sources.BLOCK", 48)
+    matrix = uniform(13, 24)
+    matrix[[5, 9, 12], [3, 7, 20]] = np.nan
+    with pytest.raises(InputError, match=re.escape("3 NaN or infinite entries, the first at (5, 3)")):
+        Problem.of(matrix)
