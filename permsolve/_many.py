@@ -18,7 +18,7 @@ from permsolve import bounds
 from permsolve import saliency as saliencies
 from permsolve._solve import as_problem, generator, solve
 from permsolve._solve import threads as thread_count
-from permsolve.dispatch import Failure, Outcome, Task, dispatch, worker_count
+from permsolve.dispatch import Failure, Outcome, Task, dispatch, failure_of, worker_count
 from permsolve.display_many import Tally, over_many
 from permsolve.errors import InputError, OptionError
 from permsolve.many_journal import JournalError, ManyJournal, plain
@@ -146,13 +146,13 @@ def solve_many(
     _check(given, callbacks, threads)
     workers = worker_count(n_jobs)
     fixed = {"method": method, "options": options, "n_jobs": threads} | given
-    about = {"nm": str(NM.parse(nm)), "saliency": saliencies.resolve(saliency)[0], "seed": seed}
+    about = {"nm": str(NM.parse(nm)), "saliency": saliencies.resolve(saliency)[0], "seed": int(seed)}
     about |= {"method": name, "options": solver.options} | {key: plain(value) for key, value in given.items()}
     call = _Call(called, tuple(named))
     with _opened(journal, about) as book:
         if book is not None:
             call.resume(book, named, shared)
-        todo = [shared.task(each, named[each], fixed) for each in named if each not in call.results]
+        todo = [shared.task(each, named[each], fixed) for each in named if each not in call.results | call.failures]
         with over_many(len(named), display, len(call.results)) as tally:
             call.run(todo, workers, book, callbacks, tally)
     return call.solved()
@@ -177,7 +177,12 @@ class _Call:
                 f"({len(unknown)} such); give the same problems to go on with it, or name another file"
             )
         for name, result in book.results.items():
-            book.check(name, shared.make(problems[name]))
+            try:
+                problem = shared.make(problems[name])
+            except Exception as error:  # as in a worker: it costs this problem alone
+                self.failures[name] = failure_of(name, error, made=False)
+                continue
+            book.check(name, problem)
             self.results[name] = result
 
     def run(
@@ -279,7 +284,7 @@ def _named(problems: object) -> dict[str, object]:
 
 def _further(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Check the arguments that are only passed on."""
-    own = set(inspect.signature(solve_many).parameters) | {"matrix", "blocks", "initial"}
+    own = set(inspect.signature(solve_many).parameters) | {"matrix", "blocks", "initial", "memory_limit"}
     known = [name for name in inspect.signature(solve).parameters if name not in own]
     for name in settings:
         if name not in known:

@@ -285,6 +285,8 @@ def as_problem(
         If an argument does not fit, or a `Problem` comes with arguments that it carries itself.
     """
     if isinstance(matrix, Problem):
+        if memory_limit is not None:
+            raise InputError("memory_limit comes too late for a Problem, which is in memory: pass the matrix itself")
         _check_unset(matrix, nm, saliency, blocks)
         return matrix
     return open_problem(matrix, nm, saliency, blocks, memory_limit)

@@ -109,6 +109,8 @@ def bound(
     limit = None if time_limit is None else MaxRuntime(time_limit)
     rng, jobs = generator(seed)[0], threads(n_jobs)
     if kind == "lp":
+        if problem.streamed:
+            raise UnsupportedProblemError("a bound of kind 'lp' needs the matrix in memory, where there is not enough")
         check_supported(problem)
         warm_up(problem)
     with reporter(display, "bound", limit) as report:

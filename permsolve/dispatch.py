@@ -282,7 +282,7 @@ class _Order:
         except Exception as error:
             if not self._stage.catch:
                 raise
-            return _Parcel(name, _failure(name, error, made=False), {}, True, self._stage.topic)
+            return _Parcel(name, failure_of(name, error, made=False), {}, True, self._stage.topic)
 
     def __reduce__(self) -> tuple[Any, ...]:
         parcel = self._pack()
@@ -360,10 +360,26 @@ def _work(order: _Order | _Sent) -> tuple[str, Outcome]:
         except (Exception, SystemExit) as error:
             if not parcel.catch:
                 raise
-            return parcel.name, _failure(parcel.name, error, made=True)
+            return parcel.name, failure_of(parcel.name, error, made=True)
 
 
-def _failure(name: str, error: BaseException, *, made: bool) -> Failure:
+def failure_of(name: str, error: BaseException, *, made: bool) -> Failure:
+    """Return the failure that an exception is.
+
+    Parameters
+    ----------
+    name
+        Name of the problem.
+    error
+        The exception.
+    made
+        Whether the problem had been made by then.
+
+    Returns
+    -------
+    Failure
+        The failure.
+    """
     if isinstance(error, UnsupportedProblemError):
         kind = "unsupported"
     else:

@@ -149,7 +149,7 @@ class ManyJournal:
 
     def _check_settings(self, header: bytes, settings: Mapping[str, Any]) -> None:
         try:
-            old = json.loads(header)["settings"]
+            old = dict(json.loads(header)["settings"])
         except (ValueError, KeyError, TypeError) as error:
             raise FileError(self.path, "the first line is damaged; delete the file, or name another one") from error
         names = dict.fromkeys([*old, *settings])

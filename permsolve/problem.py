@@ -183,9 +183,15 @@ class Problem:
         return cls(padded[:, :rows], pattern, checked, shape, dtype, fingerprint, saliency_name, padded)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what can be computed again, and the padding."""
+        """Leave out what can be computed again; padded columns go once."""
         state = {field.name: getattr(self, field.name) for field in fields(self)}
-        return state | {"padded": None}
+        return state if self.padded is None else state | {"columns": self.rows}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make the columns a view of the padded array again."""
+        if state["padded"] is not None:
+            state = state | {"columns": state["padded"][:, : state["columns"]]}
+        self.__dict__.update(state)
 
     @property
     def cols(self) -> int:
@@ -236,6 +242,11 @@ class Problem:
     def scale(self) -> float:
         """The unit of `packed`: the largest entry of the clipped saliency; 1 where `packed` is the saliency itself."""
         return 1.0 if self._large else float(self._ceilings.max()) or 1.0
+
+    @cached_property
+    def largest(self) -> float:
+        """The largest entry of `packed`, or 1 where all are zero."""
+        return float(self.columns.max()) if self._large else 1.0
 
     @cached_property
     def packed(self) -> Array:

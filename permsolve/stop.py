@@ -184,6 +184,8 @@ class MaxRuntime(Criterion):
     def __post_init__(self) -> None:
         """Validate the limit."""
         _check("time limit (seconds)", self.seconds, least=0)
+        if not isinstance(self.seconds, (int, float)):  # a timer takes no NumPy scalar
+            object.__setattr__(self, "seconds", float(self.seconds))
 
     def __call__(self, progress: Progress) -> bool:
         """Return whether the time is over."""

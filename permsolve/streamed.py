@@ -82,7 +82,10 @@ def open_problem(matrix: object, nm: object, saliency: object, blocks: Any, limi
     """
     allowed = memory_in_bytes(limit)
     source = Source(matrix)
-    needed = OVERHEAD + source.rows * source.shape[1] * (12 if source.dtype == "float64" else 4)
+    rule = rule_of(source, saliency, whole=False)[1]
+    first = slice(0, 1)
+    wide = rule is not None and rule(first, source.read(first)[1]).dtype == np.float64
+    needed = OVERHEAD + source.rows * source.shape[1] * (12 if wide else 4 if blocks is None else 8)
     if needed <= allowed:
         return Problem.of(matrix, nm, saliency=saliency, blocks=blocks)
     return Streamed.open(source, nm, saliency, blocks, needed, allowed)
@@ -104,6 +107,8 @@ class Streamed(Problem):
         Values of the groups of the identity, float64 (groups,).
     sums
         The sum of each column, float64 (cols,).
+    ceilings
+        The (n + 1)-th largest entry of every row, (rows,): see `Problem.packed`.
     bound
         The rows bound.
     """
@@ -112,6 +117,7 @@ class Streamed(Problem):
     rule: Rule = field(kw_only=True)
     baseline_values: Array = field(kw_only=True)
     sums: Array = field(kw_only=True)
+    ceilings: Array = field(kw_only=True)
     bound: float = field(kw_only=True)
 
     @classmethod
@@ -151,7 +157,8 @@ class Streamed(Problem):
             raise InputError(f"{what}; streaming it takes {OVERHEAD / 1e9:.3g} GB still: raise the limit")
         digest, bound = hashlib.sha256(), 0.0
         values, sums = np.zeros(source.shape[1] // pattern.m), np.zeros(source.shape[1])
-        everything = np.arange(source.shape[1])
+        everything, ceilings = np.arange(source.shape[1]), []
+        rank = source.shape[1] - pattern.n - 1
         for part in source.parts():
             raw, weights = source.read(part)
             digest.update(np.ascontiguousarray(raw.astype(raw.dtype.newbyteorder("<"), copy=False)).data)
@@ -163,10 +170,15 @@ class Streamed(Problem):
             block = channels_last(rule(part, weights))
             if not np.isfinite(block).all() or (block < 0).any():
                 raise InputError(f"the saliency is not finite or negative in rows {part.start} to {part.stop - 1}")
+            ceilings.append(np.partition(block, rank, axis=1)[:, rank])
             sums += block.sum(axis=0, dtype=np.float64)
             values += scoring.group_values(block, everything, pattern.n, pattern.m)
             bound += scoring.rows_bound(block, pattern.n, pattern.m)
             source.release()
+        with np.errstate(over="ignore"):
+            total = sums.sum()
+        if not np.isfinite(total):
+            raise InputError("the saliency's sum overflows float64; divide the matrix by its largest entry first")
         nothing = np.empty((source.shape[1], 0), dtype=np.float32)
         return cls(
             nothing,
@@ -180,6 +192,7 @@ class Streamed(Problem):
             rule=rule,
             baseline_values=values,
             sums=sums,
+            ceilings=np.concatenate(ceilings),
             bound=bound,
         )
 
@@ -203,6 +216,21 @@ class Streamed(Problem):
             Always.
         """
         raise InputError("a streamed problem has no saliency matrix in memory; give it more")
+
+    @cached_property
+    def scale(self) -> float:
+        """The unit of `chunks`: the largest entry of the clipped saliency."""
+        return float(self.ceilings.max()) or 1.0
+
+    def part(self, span: slice) -> Problem:
+        """Not there.
+
+        Raises
+        ------
+        InputError
+            Always.
+        """
+        raise InputError("a streamed problem has no parts; give it more memory")
 
     @property
     def packed(self) -> Array:
@@ -254,10 +282,14 @@ class Streamed(Problem):
         Yields
         ------
         numpy.ndarray
-            float32 (cols, some rows padded with zeros to 16): one array, written anew for every block.
+            float32 (cols, some rows padded with zeros to 16), clipped and scaled as `Problem.packed`: one array,
+            written anew for every block.
         """
-        space = aligned((0, LANES))
+        space, at = aligned((0, LANES)), 0
         for block in self.blocks_of_rows():
+            ceilings = self.ceilings[at : at + len(block), None]
+            at += len(block)
+            block = np.minimum(block, ceilings) / block.dtype.type(self.scale)
             width = -(-len(block) // LANES) * LANES
             if space.shape != (self.cols, width):
                 space = aligned((self.cols, width))

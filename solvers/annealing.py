@@ -142,7 +142,7 @@ def _unit(problem: Problem, windows: Windows) -> float:
     order = windows.orders[0].reshape(-1, m)[groups].ravel()
     window = make_window(order.shape[0], problem.packed.shape[1], n, m, windows.alarm.halt)
     best = order.copy()
-    cold = 1e-7  # of the largest entry: only improvements and ties are accepted
+    cold = 1e-7 * problem.largest  # only improvements and ties are accepted
     rows = problem.packed.shape[1]
     proposals = int(min(10 * order.shape[0] ** 2, QUENCH / (20.0 + 0.15 * rows)))
     with windows.alarm.watch():
@@ -150,4 +150,4 @@ def _unit(problem: Problem, windows: Windows) -> float:
     if best.shape[0] == problem.cols:
         windows.run.offer(best)  # the quench of the whole problem is an early answer
     unit = float(mean_loss(window, problem.packed, best, n, m, 1000, windows.seed()))
-    return max(unit, 1e-6)
+    return max(unit, 1e-6 * problem.largest)

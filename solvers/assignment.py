@@ -79,7 +79,7 @@ class Assignment(Solver):
             moved = search.round(unit * noise)
             done += 1
             going = run.proceed(1)
-            if noise == 0 or done % OFFER_EVERY == 0 or not going:
+            if moved is not None and (noise == 0 or done % OFFER_EVERY == 0 or not going):
                 run.offer(search.order)
             if not going:
                 return Status.STOPPED
@@ -100,6 +100,6 @@ class Assignment(Solver):
         """Return the number of rounds of the schedule without limits."""
         size = min(self.block, problem.groups)
         rows = problem.rows
-        # Nanoseconds of a group: its gains, its thresholds, its share of the assignment.
-        cost = problem.groups * (size * rows / 25 + 0.3 * rows + 10.0 * size + 200.0)
+        # Nanoseconds: of a group its gains, its thresholds, its share of the assignment; and what Python takes.
+        cost = problem.groups * (size * rows / 25 + 0.3 * rows + 10.0 * size + 200.0) + 2e5
         return max(int(default_seconds(problem) * 1e9 / cost), 10)

@@ -204,3 +204,8 @@ def test_a_criterion_of_somebody_else() -> None:
         result = permsolve.solve(MATRIX, method="annealing", stop=stop)
         assert result.stopped_by == "After"
         assert result.score > baseline
+
+
+def test_a_time_limit_of_numpy_becomes_a_plain_number() -> None:
+    """A timer takes no NumPy scalar: the alarm died of one."""
+    assert type(MaxRuntime(np.float32(0.5)).seconds) is float

@@ -50,7 +50,7 @@ def test_the_chunks_are_all_rows_once() -> None:
     chunks = [chunk.copy() for chunk in stream().chunks()]
     assert [chunk.shape for chunk in chunks] == [(96, 112)] * 7
     rows = np.concatenate([chunk[:, :100] for chunk in chunks], axis=1)
-    np.testing.assert_array_equal(rows, np.abs(MATRIX).T.astype(np.float32))
+    np.testing.assert_allclose(rows, Problem.of(MATRIX).packed[:, :700], rtol=1e-6)
     assert not any(chunk[:, 100:].any() for chunk in chunks)
 
 
@@ -162,3 +162,48 @@ def test_memory_stays_within_the_documented_bound(tmp_path: Path, limit: str) ->
     )
     allowed = 4 * rows * cols + 100e6 if limit == "-" else 110e6
     assert int(done.stdout) <= allowed
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e300])
+def test_streamed_rows_are_scaled_before_they_become_float32(scale: float) -> None:
+    matrix = MATRIX.astype(np.float64)
+    plain, scaled = (
+        permsolve.solve(each, method="assignment", memory_limit=1000, stop=MaxIterations(15))
+        for each in (matrix, matrix * scale)
+    )
+    assert scaled.efficacy == pytest.approx(plain.efficacy, rel=0.02)
+
+
+def test_outliers_do_not_blind_a_streamed_search() -> None:
+    matrix = MATRIX.astype(np.float64)
+    matrix[3, [5, 7]] = 1e12
+    chunks = np.concatenate(list(chunk.copy() for chunk in stream(matrix).chunks()), axis=1)
+    assert chunks.max() == 1
+    assert np.median(chunks[chunks > 0]) > 0.1
+
+
+def test_sums_that_overflow_are_refused() -> None:
+    matrix = np.zeros((700, 96))
+    matrix[400:] = 1e308
+    with pytest.raises(InputError, match="overflows"):
+        permsolve.solve(matrix, memory_limit=1000)
+
+
+def test_wide_types_count_three_times() -> None:
+    """A saliency of float64 is held as float64 and, for the search, as float32."""
+    entries = MATRIX.size
+    for matrix, rule, streams in (
+        (MATRIX, "magnitude", False),
+        (MATRIX, "energy", True),
+        (MATRIX.astype(np.int32), "magnitude", True),
+        (MATRIX.astype(np.float64), "magnitude", True),
+    ):
+        problem = open_problem(matrix, "2:4", rule, None, 8 * entries)
+        assert problem.streamed == streams
+
+
+def test_a_problem_in_memory_takes_no_limit_and_a_streamed_one_no_parts() -> None:
+    with pytest.raises(InputError, match="too late"):
+        permsolve.solve(Problem.of(MATRIX), memory_limit="1 GB")
+    with pytest.raises(InputError, match="parts"):
+        stream().part(slice(0, 8))

@@ -16,11 +16,14 @@ from permsolve.kernels.vector import TILE
 from permsolve.problem import Problem
 from permsolve.run import Run
 from permsolve.search.alarm import Alarm
+from permsolve.sources import LANES
 
 Array = npt.NDArray[Any]
 
 #: Slots whose mean gains are the first prices of all columns.
 SAMPLE = 16
+#: Entries of the rows by which mean loss and first prices are judged.
+SAMPLE_ENTRIES = 1 << 22
 
 
 class Deals:
@@ -54,9 +57,8 @@ class Deals:
         most = -(-problem.groups // self.count)
         self._blocks = [make_block(most) for _ in range(self.count)]
         self._stretches = [make_stretch(most, self.n) for _ in range(run.n_jobs)]
-        rows = next(problem.chunks())
-        # The first of several blocks of rows stands for all of them.
-        share = 1.0 if not problem.streamed else problem.rows / rows.shape[1]
+        rows = _some_rows(problem)
+        share = max(problem.rows / rows.shape[1], 1.0)
         #: What a group loses on average when a column leaves it, by a sample, in units of the packed saliency.
         self.mean_loss = share * self._mean_loss(rows)
         #: float32 (cols,): prices of the columns in the assignments so far; at first, what they bring on average.
@@ -147,3 +149,16 @@ class Deals:
         pruned, last = ranked[:, self.m - self.n - 1], ranked[:, self.m - self.n]
         limits = np.where(values >= last[:, None], pruned[:, None], last[:, None])
         return float(np.maximum(values - limits, 0).sum(dtype=np.float64)) / (len(chosen) * self.m)
+
+
+def _some_rows(problem: Problem) -> Array:
+    """Return rows of the first chunk, evenly spread, that stand for all: (cols, some rows)."""
+    chunk = next(problem.chunks())
+    most = max(SAMPLE_ENTRIES // len(chunk) // LANES * LANES, LANES)
+    step = -(-chunk.shape[1] // most)
+    if step == 1:
+        return chunk.copy() if problem.streamed else chunk  # a streamed chunk is overwritten by the next one
+    few = chunk[:, ::step]
+    rows = aligned((len(chunk), -(-few.shape[1] // LANES) * LANES))
+    rows[:, : few.shape[1]] = few
+    return rows

@@ -91,7 +91,7 @@ def anneal(problem: Problem, run: Run, temperature: Callable[[float], float]) ->
     state = make_state(problem, run, min(max(2048 // problem.cols, 1), MOST_CHAINS))
     if not descend(state, run, reports):
         return Status.STOPPED
-    unit = np.maximum(state.mean_loss(), 1e-6)
+    unit = np.maximum(state.mean_loss(), 1e-6 * problem.largest)
     state.keep()
     terms = CHANGED * state.batch * problem.rows * float(problem.cols) ** 2
     budget = max(run.effort * default_seconds(problem) / (SWEEP_SECONDS + terms / TERMS), 1.0)
