@@ -33,7 +33,7 @@ class Assignment(Solver):
     It starts from RIA's allocation unless an initial permutation is given. A problem that is streamed is read once in
     every round.
 
-    A step that no limit interrupts is the assignment of one block: a few milliseconds, but up to a second where the gains
+    A step that no limit interrupts is the assignment of one block: a few milliseconds, but up to a second where gains
     are nearly a sum over columns and slots, and more with larger blocks.
 
     Without a limit the schedule has ``seconds / cost`` rounds, with ``seconds = 0.7 * min(cols / 64, 60)`` and a
