@@ -23,7 +23,6 @@ from permsolve._solve import solve
 from permsolve.errors import InputError, SolverError, UnsupportedProblemError
 from permsolve.problem import Problem
 from permsolve.result import Result
-from permsolve.sources import LANES
 from permsolve.stop import Criterion, Progress
 
 #: Losses of a worker after which a problem in flight is tried alone, and after which it is given up.
@@ -285,9 +284,7 @@ class _Order:
             return _Parcel(name, failure_of(name, error, made=False), {}, True, self._stage.topic)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        parcel = self._pack()
-        padded = isinstance(parcel.problem, Problem) and parcel.problem.padded is not None
-        return _Sent, (parcel, padded)
+        return _Sent, (self._pack(),)
 
 
 @dataclass(frozen=True)
@@ -303,10 +300,9 @@ class _Parcel:
 
 @dataclass
 class _Sent:
-    """An order that arrived in another process, and whether its problem was padded, which it is not any more."""
+    """An order that arrived in another process."""
 
     parcel: _Parcel
-    padded: bool
 
     def open(self) -> _Parcel:
         """Return what is to be solved."""
@@ -315,16 +311,15 @@ class _Sent:
         problem = self.parcel.problem
         if isinstance(problem, Failure):
             return self.parcel
-        return replace(self.parcel, problem=_restored(problem, self.padded))
+        return replace(self.parcel, problem=_restored(problem))
 
 
-def _restored(problem: Problem, padded: bool) -> Problem:
-    """Return a problem as it left: padded, as the search's arithmetic depends on that, and in memory of its own."""
-    if padded:
-        width = -(-problem.rows // LANES) * LANES
-        array = aligned((problem.cols, width), problem.columns.dtype)
-        array[:, : problem.rows] = problem.columns
-        return replace(problem, columns=array[:, : problem.rows], padded=array)
+def _restored(problem: Problem) -> Problem:
+    """Return a problem in memory of its own: joblib's is read-only, and begins at no cache line."""
+    if problem.padded is not None:
+        padded = aligned(problem.padded.shape, problem.padded.dtype)
+        padded[:] = problem.padded
+        return replace(problem, columns=padded[:, : problem.rows], padded=padded)
     if not problem.columns.flags.writeable:  # kernels are compiled for arrays that can be written to
         return replace(problem, columns=problem.columns.copy())
     return problem

@@ -92,7 +92,7 @@ class Source:
         """
         digest = hashlib.sha256()
         for part in self.parts():
-            digest.update(_bytes(self.read(part)[0]))
+            digest.update(raw_bytes(self.read(part)[0]))
             self.release()
         return digest.hexdigest()
 
@@ -132,7 +132,19 @@ def finite_values(matrix: object) -> Array:
     return values
 
 
-def _bytes(raw: Array) -> memoryview:
+def raw_bytes(raw: Array) -> memoryview:
+    """Return an array's C-order little-endian bytes, which fingerprints are made of.
+
+    Parameters
+    ----------
+    raw
+        The array.
+
+    Returns
+    -------
+    memoryview
+        The bytes.
+    """
     return np.ascontiguousarray(raw.astype(raw.dtype.newbyteorder("<"), copy=False)).data
 
 
@@ -243,7 +255,7 @@ def _gather_one(source: Source, rule: Rule, columns: Array, origin: str) -> str:
     bad, first = 0, (0,)
     for part in source.parts():
         raw, values = source.read(part)
-        digest.update(_bytes(raw))
+        digest.update(raw_bytes(raw))
         finite = np.isfinite(values)
         if not finite.all():
             if not bad:
@@ -252,7 +264,7 @@ def _gather_one(source: Source, rule: Rule, columns: Array, origin: str) -> str:
             bad += int((~finite).sum())
         elif not bad:
             block = rule(part, values)
-            _check(block, origin)
+            check_saliency(block, origin)
             columns[:, part.start * positions : part.stop * positions] = channels_last(block).T
         source.release()
     if bad:
@@ -260,7 +272,21 @@ def _gather_one(source: Source, rule: Rule, columns: Array, origin: str) -> str:
     return digest.hexdigest()
 
 
-def _check(saliency: Array, origin: str) -> None:
+def check_saliency(saliency: Array, origin: str) -> None:
+    """Refuse a saliency that is not finite or negative somewhere.
+
+    Parameters
+    ----------
+    saliency
+        A saliency or a block of one.
+    origin
+        What it is called in messages.
+
+    Raises
+    ------
+    InputError
+        If it is.
+    """
     if not np.isfinite(saliency).all():
         raise InputError(
             f"{origin} is not finite everywhere: it holds NaN or infinite entries; "

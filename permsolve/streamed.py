@@ -18,7 +18,7 @@ from permsolve._arrays import aligned, channels_last
 from permsolve.errors import InputError
 from permsolve.patterns import NM, Permutation
 from permsolve.problem import Problem, rule_of
-from permsolve.sources import LANES, Rule, Source
+from permsolve.sources import LANES, Rule, Source, check_saliency, raw_bytes
 
 Array = npt.NDArray[Any]
 
@@ -161,15 +161,14 @@ class Streamed(Problem):
         rank = source.shape[1] - pattern.n - 1
         for part in source.parts():
             raw, weights = source.read(part)
-            digest.update(np.ascontiguousarray(raw.astype(raw.dtype.newbyteorder("<"), copy=False)).data)
+            digest.update(raw_bytes(raw))
             if not np.isfinite(weights).all():
                 raise InputError(
                     f"the matrix holds NaN or infinite entries in rows {part.start} to {part.stop - 1}; "
                     f"repair them first, for example with numpy.nan_to_num"
                 )
             block = channels_last(rule(part, weights))
-            if not np.isfinite(block).all() or (block < 0).any():
-                raise InputError(f"the saliency is not finite or negative in rows {part.start} to {part.stop - 1}")
+            check_saliency(block, f"saliency {name!r}")
             ceilings.append(np.partition(block, rank, axis=1)[:, rank])
             sums += block.sum(axis=0, dtype=np.float64)
             values += scoring.group_values(block, everything, pattern.n, pattern.m)

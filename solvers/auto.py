@@ -54,7 +54,9 @@ class Auto(Solver):
         if problem.cols > NARROW and run.initial is None:
             run.offer(allocate(problem))
         if problem.streamed:
-            return self._streamed(problem, run)
+            from permsolve.solvers.assignment import Assignment
+
+            return Assignment()(problem, run)  # a round is one pass over the matrix
         if self._enumerable(problem, run):
             return self._exact(problem, run)
         seconds = min(run.remaining(), 1e9) if run.timed else default_seconds(problem)
@@ -73,12 +75,6 @@ class Auto(Solver):
             if not run.proceed():
                 return Status.STOPPED
         return Status.COMPLETED if status is Status.STOPPED else status
-
-    def _streamed(self, problem: Problem, run: Run) -> Status:
-        """Run assignments: every round of them is one pass over the matrix."""
-        from permsolve.solvers.assignment import Assignment
-
-        return Assignment()(problem, run)
 
     def _enumerable(self, problem: Problem, run: Run) -> bool:
         """Return whether the linear program over all groups is within reach."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from permsolve._arrays import aligned
 from permsolve.kernels._jit import compiled
 from permsolve.kernels.groups import State, exchange_delta, make_state, refresh_all, refresh_group
+from permsolve.kernels.splitmix import GOLDEN, mix
 
 #: Quantiles of the logarithm of a uniform variable: the Metropolis test needs no logarithm per proposal.
 LOG_UNIFORM = np.log((np.arange(1024) + 0.5) / 1024).astype(np.float32)
@@ -21,9 +22,6 @@ ACCEPTANCE_COST = 8
 #: A budget that is never spent.
 UNLIMITED = 1 << 62
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
 _LOW_27 = np.uint64(0x7FFFFFF)
 
 
@@ -80,14 +78,6 @@ def make_window(width: int, rows: int, n: int, m: int, halt: npt.NDArray[np.bool
     )
     state = make_state(aligned((width, rows)), n)
     return Window(state, memo, np.zeros(1, dtype=np.bool_) if halt is None else halt)
-
-
-@compiled
-def _mix(z):
-    """Finish a SplitMix64 draw (Steele, Lea and Flood, 2014)."""
-    z = (z ^ (z >> np.uint64(30))) * _MIX_1
-    z = (z ^ (z >> np.uint64(27))) * _MIX_2
-    return z ^ (z >> np.uint64(31))
 
 
 @compiled
@@ -150,8 +140,8 @@ def anneal_window(window, packed, order, best, n, m, start, end, proposals, seed
         scale = np.float32(temperature)
         for _ in range(min(STEP, max(proposals, 1) - made)):
             made += 1
-            seed += _GOLDEN
-            z = _mix(seed)
+            seed += GOLDEN
+            z = mix(seed)
             p = np.int64(((z & _LOW_27) * columns) >> np.uint64(27))
             q = np.int64((((z >> np.uint64(27)) & _LOW_27) * others) >> np.uint64(27))
             group = memo.starts[p]
@@ -216,8 +206,8 @@ def mean_loss(window, packed, order, n, m, samples, seed):
     columns, others = np.uint64(width), np.uint64(width - m)
     total = 0.0
     for _ in range(samples):
-        seed += _GOLDEN
-        z = _mix(seed)
+        seed += GOLDEN
+        z = mix(seed)
         p = np.int64(((z & _LOW_27) * columns) >> np.uint64(27))
         q = np.int64((((z >> np.uint64(27)) & _LOW_27) * others) >> np.uint64(27))
         if q >= memo.starts[p]:

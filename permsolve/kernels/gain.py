@@ -39,11 +39,21 @@ if TILE_COLUMNS == 4:
             columns[min(first + 3, last)] * width + start,
         )
 
+    @compiled
+    def adjacent(at, distance):
+        """Return where as many columns as a tile has begin, ``distance`` apart."""
+        return at, at + distance, at + 2 * distance, at + 3 * distance
+
 else:
 
     @compiled
     def _tile_columns(columns, first, last, width, start):
         return columns[first] * width + start, columns[min(first + 1, last)] * width + start
+
+    @compiled
+    def adjacent(at, distance):
+        """Return where as many columns as a tile has begin, ``distance`` apart."""
+        return at, at + distance
 
 
 @compiled
@@ -103,25 +113,11 @@ def _block(near, far, high, wide, size, sums):
     """Add a stretch of rows to all tiles of a block."""
     for part in range(0, high, NEAR_SLOTS):
         for y in range(wide):
-            c = y * TILE_COLUMNS * GAIN_ROWS
-            columns = _adjacent(c)
+            columns = adjacent(y * TILE_COLUMNS * GAIN_ROWS, GAIN_ROWS)
             for x in range(part, min(part + NEAR_SLOTS, high), TILE):
                 s = x * GAIN_ROWS
                 slots = (s, s + GAIN_ROWS, s + 2 * GAIN_ROWS, s + 3 * GAIN_ROWS)
                 add_tile(near, far, slots, columns, size, sums, (x // TILE * wide + y) * SUMS)
-
-
-if TILE_COLUMNS == 4:
-
-    @compiled
-    def _adjacent(at):
-        return at, at + GAIN_ROWS, at + 2 * GAIN_ROWS, at + 3 * GAIN_ROWS
-
-else:
-
-    @compiled
-    def _adjacent(at):
-        return at, at + GAIN_ROWS
 
 
 @compiled

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from permsolve.kernels._jit import compiled
-from permsolve.kernels.anneal import _GOLDEN, _mix
 from permsolve.kernels.gain import gain_block
 from permsolve.kernels.groups import refresh_all, refresh_group
+from permsolve.kernels.splitmix import GOLDEN, mix
 from permsolve.kernels.stripes import group_value
 
 #: Slots whose gains are computed between two looks at the window's ``halt``.
@@ -118,19 +118,19 @@ def iterate_window(window, packed, order, n, m, kicks, strength, tolerance, seed
         dirty[:] = False
         picked = 0
         while picked < strength:
-            seed += _GOLDEN
-            group = np.int64((_mix(seed) >> np.uint64(33)) % np.uint64(groups))
+            seed += GOLDEN
+            group = np.int64((mix(seed) >> np.uint64(33)) % np.uint64(groups))
             if not dirty[group]:
                 dirty[group] = queued[group] = True
                 chosen[picked] = group
                 picked += 1
         change = 0.0
-        seed += _GOLDEN
-        z = _mix(seed)
+        seed += GOLDEN
+        z = mix(seed)
         for k in range(strength - 1):
             p = chosen[k] * m + np.int64(z % np.uint64(m))
             q = chosen[k + 1] * m + np.int64((z >> np.uint64(20)) % np.uint64(m))
-            z = _mix(z)
+            z = mix(z)
             i, j = place[p], place[q]
             change += gain[i, j] + gain[j, i] - state.losses[i] - state.losses[j]
             place[p], place[q] = place[q], place[p]

@@ -9,7 +9,9 @@ import numpy.typing as npt
 
 from permsolve._arrays import aligned
 from permsolve.kernels._jit import compiled
+from permsolve.kernels.gain import adjacent
 from permsolve.kernels.lap import Assignment, assign, make_assignment
+from permsolve.kernels.splitmix import GOLDEN, mix
 from permsolve.kernels.vector import TILE, TILE_COLUMNS, add_tile, copy_stretch, second_of_three
 
 #: Quantiles of the Gumbel distribution, to be drawn from by 12 random bits.
@@ -19,9 +21,6 @@ STRETCH, SLOTS = 512, 16
 #: Assignments that promise less than this share of what the freed columns are worth are rounding, not progress.
 LEAST = np.float32(1e-6)
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
 _BITS = np.uint64(4095)
 
 
@@ -96,27 +95,6 @@ def make_block(groups: int) -> Block:
     gain, cost = (np.zeros((groups, groups), dtype=np.float32) for _ in range(2))
     slots, names = (np.zeros(groups, dtype=np.int64) for _ in range(2))
     return Block(gain, cost, slots, names, make_assignment(groups))
-
-
-@compiled
-def _mix(z):
-    """Finish a SplitMix64 draw (Steele, Lea and Flood, 2014)."""
-    z = (z ^ (z >> np.uint64(30))) * _MIX_1
-    z = (z ^ (z >> np.uint64(27))) * _MIX_2
-    return z ^ (z >> np.uint64(31))
-
-
-if TILE_COLUMNS == 4:
-
-    @compiled
-    def _columns(at):
-        return at, at + STRETCH, at + 2 * STRETCH, at + 3 * STRETCH
-
-else:
-
-    @compiled
-    def _columns(at):
-        return at, at + STRETCH
 
 
 @compiled
@@ -207,7 +185,7 @@ def slot_gains(stretch, block, packed, members, groups, first, last, n, m, more,
             copy_stretch(source, names[y] * width + start, size, freed, y * STRETCH)
         for near in range(0, high, SLOTS):
             for y in range(wide):
-                columns = _columns(y * TILE_COLUMNS * STRETCH)
+                columns = adjacent(y * TILE_COLUMNS * STRETCH, STRETCH)
                 for x in range(near, min(near + SLOTS, high), TILE):
                     at = x * STRETCH
                     slots = (at, at + STRETCH, at + 2 * STRETCH, at + 3 * STRETCH)
@@ -234,8 +212,8 @@ def free_slots(block, members, groups, m, seed):
         uint64 seed of the SplitMix64 stream.
     """
     for x in range(groups.shape[0]):
-        seed += _GOLDEN
-        slot = np.int64(((_mix(seed) >> np.uint64(32)) * np.uint64(m)) >> np.uint64(32))
+        seed += GOLDEN
+        slot = np.int64(((mix(seed) >> np.uint64(32)) * np.uint64(m)) >> np.uint64(32))
         block.slots[x] = slot
         block.names[x] = members[groups[x], slot]
 
@@ -253,8 +231,8 @@ def _perturb(block, count, temperature, seed):
             continue
         for y in range(count):
             if left == 0:
-                seed += _GOLDEN
-                draw, left = _mix(seed), 5
+                seed += GOLDEN
+                draw, left = mix(seed), 5
             cost[y] = -gain[y] - temperature * gumbel[draw & _BITS]
             draw >>= np.uint64(12)
             left -= 1

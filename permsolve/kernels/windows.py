@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from permsolve.kernels._jit import compiled
-from permsolve.kernels.anneal import _GOLDEN, _mix
 from permsolve.kernels.cover import climb, plant
+from permsolve.kernels.splitmix import GOLDEN, mix
 
 Array = npt.NDArray[Any]
 
@@ -112,15 +112,15 @@ def make_work(cols: int, m: int, capacity: int) -> Work:
 @compiled
 def _uniform(stream):
     """Draw from (0, 1], by SplitMix64; ``stream`` is uint64 (1,), the state."""
-    stream[0] += _GOLDEN
-    return ((_mix(stream[0]) >> np.uint64(11)) + np.uint64(1)) * 2.0**-53
+    stream[0] += GOLDEN
+    return ((mix(stream[0]) >> np.uint64(11)) + np.uint64(1)) * 2.0**-53
 
 
 @compiled
 def _below(stream, limit):
     """Draw a whole number below a limit."""
-    stream[0] += _GOLDEN
-    return np.int64((_mix(stream[0]) >> np.uint64(32)) * np.uint64(limit) >> np.uint64(32))
+    stream[0] += GOLDEN
+    return np.int64((mix(stream[0]) >> np.uint64(32)) * np.uint64(limit) >> np.uint64(32))
 
 
 @compiled
