@@ -11,14 +11,27 @@ from typing import TYPE_CHECKING, Any
 from permsolve._version import __version__
 
 if TYPE_CHECKING:
-    from permsolve import certificates, errors, instances, io, models, report, saliency, solvers, stop, studies, testing
+    from permsolve import (
+        certificates,
+        errors,
+        instances,
+        io,
+        models,
+        patterns,
+        report,
+        saliency,
+        solvers,
+        stop,
+        studies,
+        testing,
+    )
     from permsolve._many import Job, solve_many
     from permsolve._solve import solve
     from permsolve.bounds import Bound, bound
     from permsolve.certificates import Certificate
     from permsolve.dispatch import Failure
     from permsolve.io import load, save
-    from permsolve.patterns import NM
+    from permsolve.patterns import NM, VNM, HiNM, Transposable
     from permsolve.problem import Problem
     from permsolve.registry import get_solver, methods
     from permsolve.result import Result
@@ -37,6 +50,9 @@ _HOMES = {
     "load": "permsolve.io",
     "save": "permsolve.io",
     "NM": "permsolve.patterns",
+    "HiNM": "permsolve.patterns",
+    "VNM": "permsolve.patterns",
+    "Transposable": "permsolve.patterns",
     "Problem": "permsolve.problem",
     "get_solver": "permsolve.registry",
     "methods": "permsolve.registry",
@@ -50,6 +66,7 @@ _MODULES = (
     "instances",
     "io",
     "models",
+    "patterns",
     "report",
     "saliency",
     "solvers",
@@ -60,15 +77,18 @@ _MODULES = (
 
 __all__ = [
     "NM",
+    "VNM",
     "Bound",
     "Certificate",
     "Failure",
+    "HiNM",
     "Job",
     "Problem",
     "Result",
     "SolvedMany",
     "Solver",
     "Status",
+    "Transposable",
     "__version__",
     "bound",
     "certificates",
@@ -79,6 +99,7 @@ __all__ = [
     "load",
     "methods",
     "models",
+    "patterns",
     "report",
     "saliency",
     "save",

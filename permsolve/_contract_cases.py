@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from permsolve.patterns import NM
+from permsolve import _contract_patterns as definitions
+from permsolve.patterns import NM, Pattern
 
 Array = npt.NDArray[Any]
 
@@ -54,6 +55,45 @@ def width(least: int, m: int) -> int:
     return max(-(-least // m), 2) * m
 
 
+def height(least: int, pattern: Pattern) -> int:
+    """Return a number of rows that divides into tiles.
+
+    Parameters
+    ----------
+    least
+        Least number of rows.
+    pattern
+        The pattern.
+
+    Returns
+    -------
+    int
+        `least` itself for plain n:m; else the smallest multiple of the tile's rows, of at least two tiles.
+    """
+    if not pattern.moves_rows:
+        return least
+    return width(least, getattr(pattern, "vector", pattern.m))
+
+
+def fitted(matrix: Array, pattern: Pattern) -> Array:
+    """Return a matrix whose rows divide into tiles.
+
+    Parameters
+    ----------
+    matrix
+        The matrix.
+    pattern
+        The pattern.
+
+    Returns
+    -------
+    numpy.ndarray
+        The matrix, or its rows over and over.
+    """
+    rows = height(len(matrix), pattern)
+    return matrix if rows == len(matrix) else np.concatenate([matrix] * -(-rows // len(matrix)))[:rows]
+
+
 def _tied(cols: int) -> Array:
     return np.random.RandomState(2).randint(0, 3, size=(9, cols))
 
@@ -88,15 +128,15 @@ MATRICES: dict[str, Callable[[int], Array]] = {
 }
 
 
-def slow_score(saliency: Array, perm: Any, pattern: NM) -> float:
-    """Score a permutation the slow and obvious way, by sorting lists of Python numbers.
+def slow_score(saliency: Array, solution: Any, pattern: Pattern) -> float:
+    """Score a solution the slow and obvious way, by sorting lists of Python numbers.
 
     Parameters
     ----------
     saliency
         (rows, cols), entries >= 0.
-    perm
-        Permutation.
+    solution
+        The solution; for plain n:m a permutation.
     pattern
         The pattern.
 
@@ -105,11 +145,33 @@ def slow_score(saliency: Array, perm: Any, pattern: NM) -> float:
     float
         The exactly rounded sum of what is kept.
     """
+    if pattern.moves_rows:
+        return definitions.slow_score(saliency, solution, pattern)
     kept = []
-    for row in np.asarray(saliency, dtype=np.float64)[:, np.asarray(perm)].tolist():
+    for row in np.asarray(saliency, dtype=np.float64)[:, np.asarray(solution)].tolist():
         for start in range(0, len(row), pattern.m):
             kept += sorted(row[start : start + pattern.m], reverse=True)[: pattern.n]
     return math.fsum(kept)
+
+
+def small_shape(pattern: Pattern) -> tuple[int, int] | None:
+    """Return the shape of a matrix of which all solutions can be tried.
+
+    Parameters
+    ----------
+    pattern
+        The pattern.
+
+    Returns
+    -------
+    tuple or None
+        (rows, cols), or None if there are too many ways to divide two groups.
+    """
+    if pattern.moves_rows:
+        return definitions.small_shape(pattern)
+    assert isinstance(pattern, NM)
+    cols = small_width(pattern)
+    return None if cols is None else (7, cols)
 
 
 def small_width(pattern: NM) -> int | None:
@@ -131,13 +193,13 @@ def small_width(pattern: NM) -> int | None:
     return groups * pattern.m if groups > 1 else None
 
 
-def optimum(saliency: Array, pattern: NM) -> float:
-    """Return the best score over all divisions of a few columns into groups.
+def optimum(saliency: Array, pattern: Pattern) -> float:
+    """Return the best score over all solutions of a small problem.
 
     Parameters
     ----------
     saliency
-        (rows, cols), entries >= 0; `small_width` columns.
+        (rows, cols), entries >= 0, of `small_shape`.
     pattern
         The pattern.
 
@@ -146,6 +208,8 @@ def optimum(saliency: Array, pattern: NM) -> float:
     float
         The optimum.
     """
+    if pattern.moves_rows:
+        return definitions.optimum(saliency, pattern)
     columns = range(saliency.shape[1])
     values = {group: slow_score(saliency, group, pattern) for group in itertools.combinations(columns, pattern.m)}
     return max(math.fsum(values[group] for group in groups) for groups in _divisions(tuple(columns), pattern.m))

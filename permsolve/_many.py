@@ -22,7 +22,7 @@ from permsolve.dispatch import Failure, Outcome, Task, dispatch, failure_of, wor
 from permsolve.display_many import Tally, over_many
 from permsolve.errors import InputError, OptionError
 from permsolve.many_journal import JournalError, ManyJournal, plain
-from permsolve.patterns import NM
+from permsolve.patterns import parse
 from permsolve.problem import Problem
 from permsolve.registry import make_solver
 from permsolve.result import Result
@@ -146,7 +146,7 @@ def solve_many(
     _check(given, callbacks, threads)
     workers = worker_count(n_jobs)
     fixed = {"method": method, "options": options, "n_jobs": threads} | given
-    about = {"nm": str(NM.parse(nm)), "saliency": saliencies.resolve(saliency)[0], "seed": int(seed)}
+    about = {"nm": str(parse(nm)), "saliency": saliencies.resolve(saliency)[0], "seed": int(seed)}
     about |= {"method": name, "options": solver.options} | {key: plain(value) for key, value in given.items()}
     call = _Call(called, tuple(named))
     with _opened(journal, about) as book:
@@ -235,7 +235,7 @@ class _Shared:
     """What makes a problem and its seed."""
 
     def __init__(self, nm: object, saliency: object, seed: object) -> None:
-        NM.parse(nm)
+        parse(nm)
         saliencies.resolve(saliency)
         if isinstance(seed, np.random.Generator):
             raise InputError("seed must be a whole number: each problem's seed is made of it and the problem's name")

@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from permsolve import bounds
 from permsolve._devices import check_device
 from permsolve.display import reporter
 from permsolve.errors import InputError, MissingDependencyError, SolverError, UnsupportedProblemError
-from permsolve.patterns import NM
+from permsolve.patterns import NM, parse
 from permsolve.problem import Problem
 from permsolve.registry import get_solver, make_solver, methods
 from permsolve.result import Result
@@ -36,7 +35,7 @@ def solve(
     stop: Criterion | None = None,
     time_limit: float | None = None,
     seed: int | np.random.Generator = 0,
-    initial: npt.ArrayLike | None = None,
+    initial: Any = None,
     options: Mapping[str, Any] | None = None,
     callbacks: Sequence[Callback] = (),
     display: bool | None = None,
@@ -44,7 +43,7 @@ def solve(
     n_jobs: int | None = None,
     memory_limit: int | str | None = None,
 ) -> Result:
-    """Find a permutation of the input channels that keeps more saliency under n:m sparsity.
+    """Find a permutation of the channels that keeps more saliency under a sparsity pattern.
 
     Parameters
     ----------
@@ -53,7 +52,8 @@ def solve(
         float16, bfloat16, float32, float64 or integers. Or a `Problem`, for example of stacked matrices; then ``nm``,
         ``saliency`` and ``blocks`` are the problem's own. The input is not modified.
     nm
-        Pattern: (n, m) or ``"n:m"`` keeps n of every m consecutive columns.
+        Pattern: (n, m) or ``"n:m"`` keeps n of every m consecutive columns; or a pattern that permutes rows, too:
+        `HiNM`, `VNM`, `Transposable`, or what `permsolve.patterns.parse` reads, such as ``"hinm(32, 0.5, 2:4)"``.
     method
         Name of a method (see `permsolve.methods`) or a solver instance.
     saliency
@@ -73,7 +73,7 @@ def solve(
         Seed or generator of every random choice. Unless a criterion reads the clock, the same seed gives the same
         permutation, whatever ``n_jobs``.
     initial
-        Permutation to start from, shape (cols,); the identity by default.
+        Solution to start from: for plain n:m a permutation of shape (cols,), for other patterns a solution of theirs.
     options
         The method's options by name.
     callbacks
@@ -117,10 +117,10 @@ def solve(
     bounds.check_kind(bound)
     problem = as_problem(matrix, nm, saliency, blocks, memory_limit)
     _check_streams(name, solver, problem)
-    start = None if initial is None else problem.check_perm(initial)
+    start = None if initial is None else problem.check_solution(initial)
     parts = problem.parts()
     for _, part in parts:
-        reason = solver.supports(part)
+        reason = solver.refusal(part)
         if reason is not None:
             raise UnsupportedProblemError(f"method {name!r} does not support this problem: {reason}")
     if bound == "lp" and problem.streamed:
@@ -149,7 +149,7 @@ def solve(
             core.close()
         runtime = core.elapsed()
 
-    score = problem.score(core.order)
+    score = problem.score(core.solution)
     if gap(score, core.bound) <= OPTIMAL_GAP:
         status = Status.OPTIMAL
     elif core.stopped_by is not None:
@@ -157,7 +157,7 @@ def solve(
     elif status in (Status.OPTIMAL, Status.STOPPED):  # unproved, or cut off by the share of one block
         status = Status.COMPLETED
     return Result(
-        solution=core.order,
+        solution=core.solution,
         pattern=problem.pattern,
         score=score,
         baseline=problem.baseline,
@@ -202,7 +202,7 @@ def _search(solver: Solver, parts: list[tuple[slice, Problem]], run: Run) -> Sta
 
 
 def _search_part(solver: Solver, problem: Problem, run: Run) -> Status:
-    if problem.groups == 1:  # one group has one value, whatever its order
+    if problem.trivial:
         run.offer_bound(problem.baseline)
         return Status.OPTIMAL
     if not run.proceed():  # nothing to gain, or no time at all
@@ -250,10 +250,10 @@ def _streams(name: str) -> bool:
 def _warm_up(solver: Solver, problem: Problem, device: str) -> None:
     """Compile, or load from disk, the kernels a solver is going to use, so that no limit pays for it.
 
-    A solver may know better and define ``warm_up(problem)``; by default it solves a problem of four groups once.
+    A solver may know better and define ``warm_up(problem)``; by default it solves a corner of the problem once.
     """
     key = (type(solver), problem.pattern, problem.columns.dtype, problem.cols, device)
-    if key in _warmed or problem.groups == 1:
+    if key in _warmed or problem.trivial:
         return
     if device == "cpu":
         solver.warm_up(problem.standin)
@@ -295,7 +295,7 @@ def as_problem(
 def _check_unset(problem: Problem, nm: object, saliency: object, blocks: object) -> None:
     """Refuse arguments that a `Problem` carries itself and that would otherwise be ignored."""
     unset = {
-        "nm": NM.parse(nm) in (NM(2, 4), problem.pattern),
+        "nm": parse(nm) in (NM(2, 4), problem.pattern),
         "saliency": isinstance(saliency, str) and saliency == "magnitude",
         "blocks": blocks is None,
     }

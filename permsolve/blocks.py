@@ -22,7 +22,7 @@ class BlockBounds:
     """
 
     def __init__(self, problem: Problem) -> None:
-        spans = [span for span, _ in problem.parts()] if problem.blocks is not None else [slice(0, problem.cols)]
+        spans = [span for span, _ in problem.parts()]
         self._number = {span.start: k for k, span in enumerate(spans)}
         self._problem = problem
         self._values = [math.inf] * len(spans)
@@ -31,19 +31,19 @@ class BlockBounds:
         if len(spans) == 1:
             self._values[0] = problem.rows_bound
 
-    def offer(self, span: slice, value: float, certificate: Certificate | None) -> None:
+    def offer(self, first: int, value: float, certificate: Certificate | None) -> None:
         """Take a bound on one block.
 
         Parameters
         ----------
-        span
-            Columns of the block.
+        first
+            First column of the block.
         value
             The bound.
         certificate
             The dual solution that proves it, or None.
         """
-        k = self._number[span.start]
+        k = self._number[first]
         proof = self._proofs[k]
         if certificate is not None and (proof is None or value < proof[0]):
             self._proofs[k] = (value, certificate)

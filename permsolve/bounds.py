@@ -10,6 +10,7 @@ import numpy as np
 
 from permsolve.certificates import Certificate
 from permsolve.errors import InputError, UnsupportedProblemError
+from permsolve.patterns import NM
 from permsolve.problem import Problem
 from permsolve.run import Run, gap
 from permsolve.scoring import efficacy
@@ -168,6 +169,10 @@ def check_supported(problem: Problem) -> None:
     """
     from permsolve.partition import stream
 
+    if not isinstance(problem.pattern, NM):
+        raise UnsupportedProblemError(
+            f"no LP bound for {problem.pattern}: only plain n:m divides into groups alone; use the rows bound"
+        )
     for _, part in problem.parts():
         reason = stream.out_of_reach(part)
         if reason is not None:

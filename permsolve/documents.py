@@ -7,6 +7,7 @@ checked to be a bijection here; whether the figures are true can only be told wi
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from permsolve._version import __version__
 from permsolve.certificates import Certificate
 from permsolve.errors import CertificateError, DocumentError, InputError
-from permsolve.patterns import NM
+from permsolve.patterns import NM, VNM, HiNM, Pattern, Transposable
 from permsolve.result import Result
 from permsolve.run import TracePoint
 from permsolve.solver import Status
@@ -28,18 +29,94 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
-class PatternDocument(_Strict):
+class NMDocument(_Strict):
     """The sparsity pattern: n of every m are kept."""
 
     kind: Literal["nm"]
     n: int
     m: int
 
+    def pattern(self) -> NM:
+        """Return the pattern."""
+        return NM(self.n, self.m)
 
-class SolutionDocument(_Strict):
-    """The pattern's solution: ``matrix[:, perm]`` is the permuted matrix."""
+
+class HiNMDocument(_Strict):
+    """Per tile of rows a share of the columns is dropped, n of every m kept columns are kept in each row."""
+
+    kind: Literal["hinm"]
+    vector: int
+    vector_sparsity: float
+    n: int
+    m: int
+
+    def pattern(self) -> HiNM:
+        """Return the pattern."""
+        return HiNM(self.vector, self.vector_sparsity, NM(self.n, self.m))
+
+
+class VNMDocument(_Strict):
+    """Per tile of rows four of every m columns are kept, and n of these in each row."""
+
+    kind: Literal["vnm"]
+    vector: int
+    n: int
+    m: int
+
+    def pattern(self) -> VNM:
+        """Return the pattern."""
+        return VNM(self.vector, self.n, self.m)
+
+
+class TransposableDocument(_Strict):
+    """In every m x m block n entries of each row and of each column are kept."""
+
+    kind: Literal["transposable"]
+    n: int
+    m: int
+
+    def pattern(self) -> Transposable:
+        """Return the pattern."""
+        return Transposable(self.n, self.m)
+
+
+PatternDocument = Annotated[NMDocument | HiNMDocument | VNMDocument | TransposableDocument, Field(discriminator="kind")]
+
+
+class PermutationSolution(_Strict):
+    """Of plain n:m: ``matrix[:, perm]`` is the permuted matrix."""
 
     perm: list[int]
+
+
+class HiNMSolutionDocument(_Strict):
+    """Of HiNM: the order of the rows, and the columns that each tile keeps, in groups."""
+
+    rows: list[int]
+    columns: list[list[int]]
+
+
+class VNMSolutionDocument(_Strict):
+    """Of V:N:M: both permutations, and the positions that each tile keeps of every group."""
+
+    rows: list[int]
+    columns: list[int]
+    kept: list[list[list[int]]]
+
+
+class TransposableSolutionDocument(_Strict):
+    """Of transposable n:m: both permutations."""
+
+    rows: list[int]
+    columns: list[int]
+
+
+_SOLUTIONS: dict[str, type[_Strict]] = {
+    "nm": PermutationSolution,
+    "hinm": HiNMSolutionDocument,
+    "vnm": VNMSolutionDocument,
+    "transposable": TransposableSolutionDocument,
+}
 
 
 class MatrixDocument(_Strict):
@@ -71,7 +148,7 @@ class PermutationDocument(_Strict):
     schema_: Annotated[Literal["permsolve.permutation/1"], Field(alias="schema")]
     version: str
     pattern: PatternDocument
-    solution: SolutionDocument
+    solution: dict[str, Any]
     saliency: str
     blocks: list[Annotated[int, Field(ge=1)]] | None
     matrix: MatrixDocument
@@ -115,8 +192,8 @@ def dump(result: Result) -> str:
     fields: dict[str, Any] = {
         "schema": SCHEMA,
         "version": __version__,
-        "pattern": {"kind": "nm", "n": result.pattern.n, "m": result.pattern.m},
-        "solution": {"perm": result.solution.tolist()},
+        "pattern": _pattern_fields(result.pattern),
+        "solution": result.pattern.to_lists(result.solution),
         "saliency": result.saliency,
         "blocks": None if result.blocks is None else list(result.blocks),
         "matrix": {"shape": list(result.shape), "dtype": result.dtype, "fingerprint": result.fingerprint},
@@ -139,7 +216,7 @@ def dump(result: Result) -> str:
         "certificate": None if result.certificate is None else result.certificate.to_dict(),
     }
     try:
-        PermutationDocument.model_validate(fields)  # what is written can be read
+        _validated(PermutationDocument.model_validate(fields))  # what is written can be read
     except ValidationError as error:
         raise DocumentError(f"the result cannot be written: {_explain(error)}") from error
     # One line per field: readable, and a permutation of thousands of columns does not fill thousands of lines.
@@ -165,22 +242,21 @@ def parse(text: str | bytes) -> Result:
         If it is not JSON, follows another schema, lacks or adds a field, or its parts do not fit together.
     """
     try:
-        document = PermutationDocument.model_validate_json(text)
+        document = _validated(PermutationDocument.model_validate_json(text))
     except ValidationError as error:
         raise DocumentError(_explain(error)) from error
-    cols = len(document.solution.perm)
+    shape = tuple(document.matrix.shape)
+    if len(shape) < 2:
+        raise DocumentError(f"the document's matrix has shape {shape}: a matrix has rows and columns")
+    cols = shape[1]
+    blocks = None if document.blocks is None else tuple(document.blocks)
+    if blocks is not None and (sum(blocks) != cols or any(size % max(document.pattern.m, 1) for size in blocks)):
+        raise DocumentError(f"the document's blocks {list(blocks)} do not divide {cols} columns into groups")
     try:
-        pattern = NM(document.pattern.n, document.pattern.m)
-        pattern.validate(cols)
-        solution = pattern.check_solution(document.solution.perm, cols)
+        pattern = document.pattern.pattern()
+        solution = _solution(document, pattern, shape, blocks)
     except InputError as error:
         raise DocumentError(f"the document's solution is not valid: {error}") from error
-    shape = tuple(document.matrix.shape)
-    if len(shape) < 2 or shape[1] != cols:
-        raise DocumentError(f"the document's solution is of {cols} columns, its matrix has shape {shape}")
-    blocks = None if document.blocks is None else tuple(document.blocks)
-    if blocks is not None and (sum(blocks) != cols or any(size % pattern.m for size in blocks)):
-        raise DocumentError(f"the document's blocks {list(blocks)} do not divide {cols} columns into groups")
     result = Result(
         solution=solution,
         pattern=pattern,
@@ -212,6 +288,38 @@ def parse(text: str | bytes) -> Result:
     return result
 
 
+def _validated(document: PermutationDocument) -> PermutationDocument:
+    """Validate the solution, whose fields are the pattern's."""
+    solution = _SOLUTIONS[document.pattern.kind]
+    try:
+        solution.model_validate(document.solution)
+    except ValidationError as error:
+        details: Any = [
+            {
+                "type": each["type"],
+                "loc": ("solution", *each["loc"]),
+                "input": each["input"],
+                "ctx": each.get("ctx", {}),
+            }
+            for each in error.errors()
+        ]
+        raise ValidationError.from_exception_data(solution.__name__, details) from None
+    return document
+
+
+def _pattern_fields(pattern: Pattern) -> dict[str, Any]:
+    fields = {"kind": pattern.kind, "n": pattern.n, "m": pattern.m}
+    return fields | {name: getattr(pattern, name) for name in ("vector", "vector_sparsity") if hasattr(pattern, name)}
+
+
+def _solution(
+    document: PermutationDocument, pattern: Pattern, shape: tuple[int, ...], blocks: tuple[int, ...] | None
+) -> Any:
+    matrix = math.prod(shape) // shape[1], shape[1]
+    pattern.validate(matrix)
+    return pattern.check_solution(pattern.from_lists(document.solution), matrix, blocks)
+
+
 def _certificate(document: PermutationDocument, cols: int) -> Certificate | None:
     if document.certificate is None:
         return None
@@ -226,7 +334,7 @@ def _certificate(document: PermutationDocument, cols: int) -> Certificate | None
 
 def _explain(error: ValidationError) -> str:
     first: Any = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(str(part) for part in first["loc"] if part not in _SOLUTIONS)
     if first["type"] == "json_invalid":
         return f"not a JSON document: {first['ctx']['error']}"
     if where == "schema":

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from permsolve import saliency as saliencies
 from permsolve._arrays import aligned
 from permsolve.errors import InputError
-from permsolve.patterns import NM, Permutation
+from permsolve.patterns import Pattern, Permutation, parse
 from permsolve.sources import LANES, Source, gather, given, rowwise
 
 Array = npt.NDArray[Any]
@@ -56,7 +56,7 @@ class Problem:
     """
 
     columns: Array
-    pattern: NM
+    pattern: Pattern
     blocks: tuple[int, ...] | None
     shape: tuple[int, ...]
     dtype: str
@@ -96,10 +96,15 @@ class Problem:
         InputError
             If anything does not fit; the message says what is allowed.
         """
-        pattern = NM.parse(nm)
+        pattern = parse(nm)
         source = Source(matrix)
         name, rule = rule_of(source, saliency)
-        pattern.validate(source.shape[1])
+        if pattern.moves_rows and len(source.shape) > 2:
+            raise InputError(
+                f"{pattern} permutes rows, which of convolution weights of shape {source.shape} are output channels at "
+                f"every kernel position; reshape them to (output channels, input channels * kernel positions) first"
+            )
+        pattern.validate((source.rows, source.shape[1]))
         padded, [fingerprint] = gather([(source, rule)], _origin(name))
         return cls._make(padded, source.rows, pattern, blocks, source.shape, source.dtype, fingerprint, name)
 
@@ -135,9 +140,14 @@ class Problem:
         InputError
             If there is no matrix, or their channels differ, or anything else does not fit.
         """
-        pattern = NM.parse(nm)
+        pattern = parse(nm)
         if isinstance(matrices, np.ndarray) or not isinstance(matrices, Sequence) or not matrices:
             raise InputError("Problem.stack needs a non-empty list of matrices; for one matrix use Problem.of")
+        if pattern.moves_rows:
+            raise InputError(
+                f"{pattern} permutes rows, so matrices cannot be stacked by rows; solve them one by one, or put those "
+                f"that share a row permutation side by side, each a block: blocks=(cols, cols)"
+            )
         rules = list(saliency) if isinstance(saliency, (list, tuple)) else [saliency] * len(matrices)
         if len(rules) != len(matrices):
             raise InputError(f"got {len(rules)} saliencies for {len(matrices)} matrices")
@@ -145,7 +155,7 @@ class Problem:
         widths = sorted({source.shape[1] for source in sources})
         if len(widths) > 1:
             raise InputError(f"stacked matrices must have equal numbers of input channels, got {widths}")
-        pattern.validate(widths[0])
+        pattern.validate((sum(source.rows for source in sources), widths[0]))
         named = [rule_of(source, rule) for source, rule in zip(sources, rules, strict=True)]
         names = "+".join(dict.fromkeys(name for name, _ in named))
         pairs = [(source, rule) for source, (_, rule) in zip(sources, named, strict=True)]
@@ -167,7 +177,7 @@ class Problem:
         cls,
         padded: Array,
         rows: int,
-        pattern: NM,
+        pattern: Pattern,
         blocks: Sequence[int] | None,
         shape: tuple[int, ...],
         dtype: str,
@@ -209,6 +219,11 @@ class Problem:
         return self.cols // self.pattern.m
 
     @property
+    def trivial(self) -> bool:
+        """Whether there is nothing to search: one group has one value, whatever its order."""
+        return self.groups == 1 and not self.pattern.moves_rows
+
+    @property
     def streamed(self) -> bool:
         """Whether the matrix is not in memory."""
         return False
@@ -224,14 +239,19 @@ class Problem:
         return self.columns.T
 
     @cached_property
+    def start(self) -> Any:
+        """The solution that permutes nothing: for plain n:m the identity."""
+        return self.pattern.start(self)
+
+    @cached_property
     def baseline(self) -> float:
-        """Score of the identity."""
-        return self.score(np.arange(self.cols))
+        """Score of `start`."""
+        return self.score(self.start)
 
     @cached_property
     def rows_bound(self) -> float:
-        """Sum over rows of the cols * n / m largest entries: no permutation scores more."""
-        return self.pattern.rows_bound(self.saliency)
+        """Sum over rows of as many largest entries as a row keeps: no solution scores more."""
+        return self.pattern.rows_bound(self.saliency, self.blocks)
 
     @cached_property
     def column_sums(self) -> npt.NDArray[np.float64]:
@@ -325,51 +345,62 @@ class Problem:
         group_values(columns, order, self.pattern.n, self.pattern.m, values)
         return values
 
-    def score(self, perm: npt.ArrayLike) -> float:
-        """Return the score of a permutation by the NumPy reference scorer.
+    def score(self, solution: Any) -> float:
+        """Return the score of a solution by the reference scorer.
 
         Parameters
         ----------
-        perm
-            Permutation, integers of shape (cols,).
+        solution
+            A solution of the pattern; for plain n:m a permutation, integers of shape (cols,).
 
         Returns
         -------
         float
-            Sum over rows and groups of the n largest entries.
+            The saliency kept.
 
         Raises
         ------
         InputError
-            If it is not a permutation of the columns.
+            If it is no solution of this problem.
         """
-        return self.pattern.score(self.saliency, self.pattern.check_solution(perm, self.cols))
+        return self.pattern.score(self.saliency, self.check_solution(solution))
 
-    def check_perm(self, perm: npt.ArrayLike) -> Permutation:
-        """Validate a permutation against the columns and the blocks.
+    def piece_values(self, solution: Any, which: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.float64]:
+        """Return the values of the pieces that a score is a sum of (`Pattern.changed`), compiled.
 
         Parameters
         ----------
-        perm
-            Permutation, integers of shape (cols,).
+        solution
+            A checked solution.
+        which
+            Numbers of pieces, or None for all.
 
         Returns
         -------
         numpy.ndarray
-            int64 (cols,), a copy.
+            float64, one value for each piece.
+        """
+        return self.pattern.piece_values(self, solution, which)
+
+    def check_solution(self, solution: Any) -> Any:
+        """Validate a solution against the matrix and the blocks.
+
+        Parameters
+        ----------
+        solution
+            A solution of the pattern; for plain n:m a permutation, integers of shape (cols,).
+
+        Returns
+        -------
+        object
+            The solution, a copy.
 
         Raises
         ------
         InputError
-            If it is no permutation, or moves a column out of its block.
+            If it is none, or moves a column out of its block.
         """
-        checked = self.pattern.check_solution(perm, self.cols)
-        if self.blocks is not None:
-            block = np.repeat(np.arange(len(self.blocks)), self.blocks)
-            if not np.array_equal(block[checked], block):
-                where = int(np.flatnonzero(block[checked] != block)[0])
-                raise InputError(f"the permutation moves column {int(checked[where])} out of its block")
-        return checked
+        return self.pattern.check_solution(solution, (self.rows, self.cols), self.blocks)
 
     def parts(self) -> list[tuple[slice, Problem]]:
         """Return the independent problems this one falls into: one per block, or itself.
@@ -379,7 +410,7 @@ class Problem:
         list
             Pairs of the columns a part covers and its problem, which has no blocks.
         """
-        if self.blocks is None:
+        if self.blocks is None or self.pattern.moves_rows:  # rows of all blocks move together
             return [(slice(0, self.cols), self)]
         ends = np.cumsum(self.blocks)
         spans = [slice(int(end) - size, int(end)) for end, size in zip(ends, self.blocks, strict=True)]
@@ -400,6 +431,20 @@ class Problem:
         """
         columns, padded = self.columns[span], None if self.padded is None else self.padded[span]
         return replace(self, columns=columns, padded=padded, blocks=None, shape=(self.rows, columns.shape[0]))
+
+    def sample(self) -> Problem:
+        """Return a corner of the problem, without blocks: kernels are compiled with it.
+
+        Returns
+        -------
+        Problem
+            Its saliency is a view.
+        """
+        rows, cols = self.pattern.sample((self.rows, self.cols))
+        if rows == self.rows:
+            return self.part(slice(0, cols))
+        columns = np.ascontiguousarray(self.columns[:cols, :rows])
+        return replace(self, columns=columns, padded=None, blocks=None, shape=(rows, cols))
 
 
 def rule_of(source: Source, saliency: object, *, whole: bool = True) -> tuple[str, Any]:

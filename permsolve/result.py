@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +16,7 @@ from permsolve import saliency as saliencies
 from permsolve._arrays import channels_back, is_tensor
 from permsolve.certificates import Certificate, prove
 from permsolve.errors import CertificateError, InputError
-from permsolve.patterns import NM, Permutation
+from permsolve.patterns import Pattern, Permutation
 from permsolve.problem import Problem
 from permsolve.run import TracePoint, gap
 from permsolve.scoring import efficacy
@@ -31,15 +32,16 @@ class Result:
     Scores are float64 sums in units of the saliency.
     """
 
-    #: The pattern's solution; for plain n:m the permutation, int64 (cols,), not writable.
-    solution: Permutation
+    #: The pattern's solution, not writable: for plain n:m the permutation, int64 (cols,); for others a `HiNMSolution`,
+    #: a `VNMSolution` or a `TransposableSolution`.
+    solution: Any
     #: The sparsity pattern.
-    pattern: NM
-    #: Saliency kept under the solution, by the NumPy reference scorer.
+    pattern: Pattern
+    #: Saliency kept under the solution, by the reference scorer.
     score: float
     #: Saliency kept without permutation.
     baseline: float
-    #: Sum over rows of the cols * n / m largest entries: a bound that no permutation need reach.
+    #: Sum over rows of as many largest entries as a row keeps: a bound that no solution need reach.
     rows_bound: float
     #: Best proved upper bound on the score.
     bound: float
@@ -78,14 +80,26 @@ class Result:
 
     @property
     def perm(self) -> Permutation:
-        """The permutation: ``matrix[:, perm]`` is the permuted matrix. int64 (cols,)."""
-        return self.solution
+        """The permutation: ``matrix[:, perm]`` is the permuted matrix. int64 (cols,).
+
+        Raises
+        ------
+        InputError
+            If the pattern permutes rows, too.
+        """
+        if self.pattern.moves_rows:
+            raise InputError(
+                f"a solution of {self.pattern} is no single permutation; "
+                f"use result.solution.{', result.solution.'.join(self.pattern.parts)}"
+            )
+        perm: Permutation = self.solution
+        return perm
 
     @cached_property
     def inverse(self) -> Permutation:
         """The inverse permutation: ``permuted[:, inverse]`` is the matrix again. int64 (cols,)."""
-        inverse = np.empty_like(self.solution)
-        inverse[self.solution] = np.arange(self.solution.shape[0])
+        inverse = np.empty_like(self.perm)
+        inverse[self.perm] = np.arange(self.perm.shape[0])
         inverse.flags.writeable = False
         return inverse
 
@@ -100,30 +114,57 @@ class Result:
         return gap(self.score, self.bound)
 
     def apply(self, matrix: Any) -> Any:
-        """Permute the input channels (axis 1) of an array or tensor.
+        """Permute an array or tensor: the input channels (axis 1), and the rows (axis 0) where the pattern moves them.
 
         Parameters
         ----------
         matrix
-            NumPy array, torch tensor or array-like with as many input channels as the problem's matrix.
+            NumPy array, torch tensor or array-like with as many channels as the problem's matrix.
 
         Returns
         -------
         numpy.ndarray or torch.Tensor
-            A permuted copy, of the kind and dtype that was given.
+            A permuted copy, of the kind and dtype that was given. For HiNM each tile of rows has an order of its own:
+            the columns that it keeps come first, in their order, then the others.
 
         Raises
         ------
         InputError
-            If axis 1 has another length.
+            If an axis has another length.
         """
+        return self._moved(matrix, self.pattern.permute)
+
+    def undo(self, permuted: Any) -> Any:
+        """Undo `apply`.
+
+        Parameters
+        ----------
+        permuted
+            What `apply` returned.
+
+        Returns
+        -------
+        numpy.ndarray or torch.Tensor
+            A copy in the original order.
+
+        Raises
+        ------
+        InputError
+            If an axis has another length.
+        """
+        return self._moved(permuted, self.pattern.unpermute)
+
+    def _moved(self, matrix: Any, move: Callable[[Array, Any], Array]) -> Any:
         array: Any = matrix if is_tensor(matrix) else np.asarray(matrix)
         self._check_channels(tuple(array.shape))
-        if is_tensor(array):
-            import torch
+        if not is_tensor(array):
+            return move(array, self.solution)
+        import torch
 
-            return array.index_select(1, torch.as_tensor(self.perm.copy(), device=array.device))
-        return np.take(array, self.perm, axis=1)
+        # Permuting positions and not the tensor itself keeps every dtype, device and gradient.
+        rows, cols = array.shape[:2]
+        at = torch.as_tensor(move(np.arange(rows * cols).reshape(rows, cols), self.solution), device=array.device)
+        return array.flatten(0, 1)[at.flatten()].reshape(array.shape)
 
     def mask(self, matrix: Any, saliency: object = None) -> npt.NDArray[np.bool_]:
         """Return which weights the pattern keeps under this permutation, in the matrix's own order and shape.
@@ -176,8 +217,6 @@ class Result:
         shape = _shape(matrix) if problem is None else problem.shape
         if shape != self.shape:
             return (f"the matrix has shape {shape}, the result was made for {self.shape}",)
-        if self.solution.shape[0] != shape[1]:
-            return (f"solution: it is of {self.solution.shape[0]} columns, the matrix has {shape[1]}",)
         if problem is None:
             problem = self._problem(matrix, saliency, blocks=self.blocks)
         faults = []
@@ -195,7 +234,7 @@ class Result:
         if problem.dtype != self.dtype:
             faults.append(f"dtype: the matrix has {problem.dtype}, the result says {self.dtype}")
         try:
-            problem.check_perm(self.solution)
+            problem.check_solution(self.solution)
         except InputError as error:
             return (*faults, f"solution: {error}")
         for name, value in (
@@ -295,14 +334,14 @@ class Result:
 
     def __post_init__(self) -> None:
         """Make the solution read-only: results are shared, and a changed one would lie about its score."""
-        solution = np.array(self.solution, dtype=np.int64)
-        solution.flags.writeable = False
-        object.__setattr__(self, "solution", solution)
+        object.__setattr__(self, "solution", self.pattern.freeze(self.solution))
 
     def _check_channels(self, shape: tuple[int, ...]) -> None:
-        cols = self.solution.shape[0]
+        cols = self.shape[1]
         if len(shape) < 2 or shape[1] != cols:
             raise InputError(f"the permutation is of {cols} input channels (axis 1), the array has shape {shape}")
+        if self.pattern.moves_rows and shape[0] != self.shape[0]:
+            raise InputError(f"the solution permutes {self.shape[0]} rows (axis 0), the array has shape {shape}")
 
     def _problem(self, matrix: Any, saliency: object, blocks: tuple[int, ...] | None) -> Problem:
         self._check_channels(_shape(matrix))

@@ -8,12 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from permsolve.blocks import BlockBounds
 from permsolve.certificates import Certificate
 from permsolve.errors import InputError, SolverError
-from permsolve.patterns import Permutation
 from permsolve.problem import Problem
 from permsolve.scoring import efficacy
 from permsolve.stop import AnyOf, Criterion, Progress
@@ -41,7 +39,7 @@ class TracePoint(NamedTuple):
 
 
 class Run:
-    """What a solver works with: it offers permutations and bounds, asks whether to go on, and finds its resources.
+    """What a solver works with: it offers solutions and bounds, asks whether to go on, and finds its resources.
 
     Offers are rescored here; a solver never reports its own value. A run may be narrowed with `within` (less time, a
     share of the columns) for methods that chain others. A run is used from the thread that solves; work handed to
@@ -58,7 +56,7 @@ class Run:
     n_jobs
         Number of threads to use.
     initial
-        Permutation to start from, or None for the identity.
+        Solution to start from, or None.
     callbacks
         Called with a `Progress` after every improvement; a true answer ends the solve.
     report
@@ -74,7 +72,7 @@ class Run:
         stop: Criterion | None,
         rng: np.random.Generator,
         n_jobs: int = 1,
-        initial: Permutation | None = None,
+        initial: Any = None,
         callbacks: Sequence[Callback] = (),
         report: Callable[[Progress], None] | None = None,
         device: str = "cpu",
@@ -82,11 +80,12 @@ class Run:
         self.rng = rng
         self.n_jobs = n_jobs
         self.device = device
-        #: The permutation to start from, or None where the user gave none.
+        #: The solution to start from, or None where the user gave none.
         self.initial = initial
         self._core = _Core(problem, stop, tuple(callbacks), report, n_jobs)
         self._parent: Run | None = None
-        self._span = slice(0, problem.cols)
+        #: The columns of this run where they are a share of the problem's, which only plain n:m has.
+        self._span: slice | None = None
         self._limit = (float("inf"), float("inf"))  # seconds and iterations of this run alone
         self._started = 0.0  # on the core's clock
         self._start_share = 0.0
@@ -106,13 +105,13 @@ class Run:
         self._core.start_clock()
         return self._core
 
-    def offer(self, perm: npt.ArrayLike) -> bool:
-        """Offer a permutation; it becomes the incumbent if the core scores it higher.
+    def offer(self, solution: Any) -> bool:
+        """Offer a solution; it becomes the incumbent if the core scores it higher.
 
         Parameters
         ----------
-        perm
-            Permutation of this run's columns, integers.
+        solution
+            A solution of the pattern; for plain n:m a permutation of this run's columns, integers.
 
         Returns
         -------
@@ -122,23 +121,23 @@ class Run:
         Raises
         ------
         SolverError
-            If it is no permutation of the columns.
+            If it is none.
         """
+        if self._span is None:
+            return self._core.offer(solution)
         try:
-            order = np.asarray(perm)
+            order = np.asarray(solution)
         except ValueError as error:  # ragged
             raise SolverError(f"the method offered no permutation: {error}") from error
         width = self._span.stop - self._span.start
-        if self._parent is None:
-            return self._core.offer(order)
         if order.shape != (width,):
             raise SolverError(f"offered an array of shape {order.shape} for {width} columns")
-        whole = self._core.order.copy()
+        whole = self._core.solution.copy()
         whole[self._span] = order + self._span.start
         return self._core.offer(whole)
 
     def offer_bound(self, value: float, certificate: Certificate | None = None) -> None:
-        """Offer a proved upper bound on the score of any permutation of this run's columns.
+        """Offer a proved upper bound on the score of any solution of this run's columns.
 
         Where they are one block of several, the core adds up the bounds of the blocks.
 
@@ -221,9 +220,9 @@ class Run:
         return min(max(shares), 1.0) if shares else None
 
     @property
-    def best(self) -> Permutation:
-        """The incumbent's permutation of this run's columns, a copy."""
-        return self._core.order[self._span] - self._span.start
+    def best(self) -> Any:
+        """The incumbent: for plain n:m the permutation of this run's columns, a copy."""
+        return self._share(self._core.solution)
 
     @property
     def timed(self) -> bool:
@@ -265,10 +264,9 @@ class Run:
         inner.rng = np.random.default_rng(self.rng.integers(2**63))
         inner.n_jobs = self.n_jobs
         inner.device = self.device
-        offset = self._span.start
-        span = self._span if columns is None else slice(offset + columns.start, offset + columns.stop)
-        inner._span = span
-        inner.initial = self._core.order[span] - span.start
+        offset = 0 if self._span is None else self._span.start
+        inner._span = self._span if columns is None else slice(offset + columns.start, offset + columns.stop)
+        inner.initial = inner.best
         inner._limit = (seconds, iterations)
         inner._started = self._core.elapsed()
         inner._start_share = self.progress() or 0.0
@@ -296,6 +294,11 @@ class Run:
             return [function(item) for item in items]
         return list(self._core.pool().map(function, items))
 
+    def _share(self, solution: Any) -> Any:
+        if self._span is not None:
+            return solution[self._span] - self._span.start
+        return solution.copy() if isinstance(solution, np.ndarray) else solution  # others cannot be written to
+
     def _exhausted(self) -> bool:
         seconds, iterations = self._limit
         if self.iterations >= iterations or self._core.elapsed() - self._started >= seconds:
@@ -319,11 +322,10 @@ class _Core:
         self.callbacks = callbacks
         self.report = report
         self.n_jobs = n_jobs
-        self.order = np.arange(problem.cols)
-        self.values = problem.group_values(self.order)
+        self.solution = problem.start
+        self.values = problem.piece_values(self.solution)
         self.score = float(self.values.sum())
         self.baseline = self.score
-        self.m = problem.pattern.m
         self.bounds = BlockBounds(problem)
         self.bound = problem.rows_bound
         self.bound_kind = "rows"
@@ -344,22 +346,20 @@ class _Core:
     def elapsed(self) -> float:
         return time.perf_counter() - self._start
 
-    def offer(self, perm: npt.NDArray[Any]) -> bool:
+    def offer(self, offered: Any) -> bool:
         try:
-            order = self.problem.check_perm(perm)
+            solution = self.problem.check_solution(offered)
         except InputError as error:
             raise SolverError(f"the method offered no valid solution: {error}") from error
-        m = self.problem.pattern.m
-        groups = np.sort(order.reshape(-1, m), axis=1)  # one sum per set of columns, whatever its order
-        changed = np.flatnonzero((groups != np.sort(self.order.reshape(-1, m), axis=1)).any(axis=1))
+        changed = self.problem.pattern.changed(solution, self.solution)
         if not changed.size:
             return False
         values = self.values.copy()
-        values[changed] = self.problem.group_values(groups[changed].ravel())
+        values[changed] = self.problem.piece_values(solution, changed)
         score = float(values.sum())
         if score <= self.score + 1e-12 * abs(self.score):
             return False
-        self.order, self.values, self.score = order, values, score
+        self.solution, self.values, self.score = solution, values, score
         self._improved_at, self._improved_iteration = self.elapsed(), self.iterations
         self.trace.append(TracePoint(self._improved_at, score, self.bound))
         progress = self.state()
@@ -368,11 +368,13 @@ class _Core:
                 self.stopped_by = "callback"
         return True
 
-    def offer_bound(self, span: slice, value: float, certificate: Certificate | None) -> None:
-        score = float(self.values[span.start // self.m : span.stop // self.m].sum())
+    def offer_bound(self, span: slice | None, value: float, certificate: Certificate | None) -> None:
+        m = self.problem.pattern.m
+        share = self.values if span is None else self.values[span.start // m : span.stop // m]
+        score = float(share.sum())
         if value < score * (1 - OPTIMAL_GAP):
             raise SolverError(f"the method offered a bound of {value!r}, the incumbent scores {score!r}")
-        self.bounds.offer(span, value, certificate)
+        self.bounds.offer(0 if span is None else span.start, value, certificate)
         if self.bounds.total < self.bound:
             self.bound, self.bound_kind = self.bounds.total, self.bounds.kind
             self.trace.append(TracePoint(self.elapsed(), self.score, self.bound))

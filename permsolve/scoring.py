@@ -49,25 +49,25 @@ def group_values(saliency: Array, order: Array, n: int, m: int) -> npt.NDArray[n
     return values
 
 
-def rows_bound(saliency: Array, n: int, m: int) -> float:
-    """Return the sum over rows of the ``cols * n / m`` largest entries.
+def largest_sum(saliency: Array, kept: int) -> float:
+    """Return the sum over rows of some largest entries: an upper bound where so many are kept of each row.
 
     Parameters
     ----------
     saliency
         (rows, cols), entries >= 0.
-    n
-        Entries kept per row and group.
-    m
-        Group size; cols is a multiple of it.
+    kept
+        Entries of each row, from 1 to cols.
 
     Returns
     -------
     float
-        An upper bound on the score of any permutation.
+        The sum.
     """
     rows, cols = saliency.shape
-    pruned = cols - cols // m * n
+    pruned = cols - kept
+    if pruned == 0:
+        return float(saliency.sum(dtype=np.float64))
     total = 0.0
     for chunk in _row_chunks(rows, cols):
         total += float(np.partition(saliency[chunk], pruned, axis=1)[:, pruned:].sum(dtype=np.float64))

@@ -41,16 +41,35 @@ class Solver(ABC):
     unit: ClassVar[str] = "step"
     #: Kinds of devices it runs on: ``"cpu"``, ``"cuda"``. The run says which one is meant (``run.device``).
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    #: Kinds of patterns it searches (`Pattern.kind`).
+    patterns: ClassVar[tuple[str, ...]] = ("nm",)
     #: Whether it can do without the matrix in memory: it reads nothing of the problem but `Problem.chunks`.
     streams: ClassVar[bool] = False
 
-    def supports(self, problem: Problem) -> str | None:
-        """Say why a problem cannot be solved by this method, or None if it can.
+    def refusal(self, problem: Problem) -> str | None:
+        """Say why a problem cannot be solved by this method, or None if it can: `patterns`, then `supports`.
 
         Parameters
         ----------
         problem
             The problem, without blocks.
+
+        Returns
+        -------
+        str or None
+            The reason, or None.
+        """
+        if problem.pattern.kind not in self.patterns:
+            return f"it does not search patterns like {problem.pattern}, only those of kind {', '.join(self.patterns)}"
+        return self.supports(problem)
+
+    def supports(self, problem: Problem) -> str | None:
+        """Say why a problem of one of the method's patterns cannot be solved, or None if it can.
+
+        Parameters
+        ----------
+        problem
+            The problem, without blocks where they are independent.
 
         Returns
         -------
@@ -79,7 +98,7 @@ class Solver(ABC):
     def warm_up(self, problem: Problem) -> None:
         """Compile, or load from disk, what a solve will use, so that no time limit pays for it.
 
-        By default the solver runs once on the first four groups of the problem.
+        By default the solver runs once on a corner of the problem (`Problem.sample`).
 
         Parameters
         ----------
@@ -91,7 +110,7 @@ class Solver(ABC):
         from permsolve.run import Run
         from permsolve.stop import MaxIterations
 
-        sample = problem.part(slice(0, min(problem.groups, 4) * problem.pattern.m))
+        sample = problem.sample()
         run = Run(sample, stop=MaxIterations(2), rng=np.random.default_rng(0))
         run.open()
         self(sample, run)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from permsolve import scoring
 from permsolve._arrays import aligned, channels_last
 from permsolve.errors import InputError
-from permsolve.patterns import NM, Permutation
+from permsolve.patterns import NM, Permutation, parse
 from permsolve.problem import Problem, rule_of
 from permsolve.sources import LANES, Rule, Source, check_saliency, raw_bytes
 
@@ -145,10 +145,12 @@ class Streamed(Problem):
         InputError
             If anything does not fit, or the problem cannot be streamed.
         """
-        pattern = NM.parse(nm)
-        pattern.validate(source.shape[1])
+        pattern = parse(nm)
+        pattern.validate((source.rows, source.shape[1]))
         name, rule = rule_of(source, saliency, whole=False)
         what = f"the problem takes {needed / 1e9:.3g} GB of memory, memory_limit allows {allowed / 1e9:.3g} GB"
+        if not isinstance(pattern, NM):
+            raise InputError(f"{what}, and {pattern} needs the matrix in memory: raise the limit")
         if rule is None:
             raise InputError(f"{what}, and saliency {name!r} looks at the whole matrix: raise the limit")
         if blocks is not None:
@@ -172,7 +174,7 @@ class Streamed(Problem):
             ceilings.append(np.partition(block, rank, axis=1)[:, rank])
             sums += block.sum(axis=0, dtype=np.float64)
             values += scoring.group_values(block, everything, pattern.n, pattern.m)
-            bound += scoring.rows_bound(block, pattern.n, pattern.m)
+            bound += pattern.rows_bound(block)
             source.release()
         with np.errstate(over="ignore"):
             total = sums.sum()
@@ -333,6 +335,6 @@ class Streamed(Problem):
         float
             Sum over rows and groups of the n largest entries.
         """
-        order = self.pattern.check_solution(perm, self.cols)
+        order = self.pattern.check_solution(perm, (self.rows, self.cols))
         n, m = self.pattern.n, self.pattern.m
         return float(sum(scoring.group_values(block, order, n, m).sum() for block in self.blocks_of_rows()))

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from permsolve._contract import RULES, Broken, Rule, Skipped
-from permsolve._contract_cases import DIVISIONS, MATRICES, Array, small_width, uniform, width
+from permsolve._contract_cases import DIVISIONS, MATRICES, Array, fitted, height, small_shape, uniform, width
 from permsolve._solve import solve
 from permsolve.errors import InputError, SolverError
-from permsolve.patterns import NM
+from permsolve.patterns import Pattern, parse
 from permsolve.problem import Problem
 from permsolve.registry import make_solver
 from permsolve.result import Result
@@ -25,6 +25,7 @@ __all__ = ["PATTERNS", "RULES", "ContractError", "Report", "Rule", "Skipped", "S
 
 #: The patterns that methods are checked on by default.
 PATTERNS = ("1:2", "1:4", "2:4", "3:4", "2:8", "4:8", "8:16", "1:16")
+PATTERNS += ("hinm(4, 0.5, 2:4)", "hinm(3, 0.3, 1:2)", "4:2:8", "2:1:5", "transposable(2:4)", "transposable(1:3)")
 
 
 class ContractError(SolverError, AssertionError):
@@ -111,13 +112,11 @@ class Subject:
         check_whole("wide_iterations", wide_iterations, least=1)
         self.solver = make_solver(solver)[1]
         self.method = solver if isinstance(solver, str) else type(solver).__name__
-        self.patterns = tuple(str(NM.parse(pattern)) for pattern in patterns)
+        self.patterns = tuple(str(parse(pattern)) for pattern in patterns)
         self.cols, self.iterations, self.wide_iterations, self.seed = cols, iterations, wide_iterations, seed
         self._solved: dict[str, Result] = {}
         self._small: dict[str, list[tuple[Array, Result]]] = {}
-        reasons = {
-            pattern: self.solver.supports(Problem.of(self.matrix(pattern), pattern)) for pattern in self.patterns
-        }
+        reasons = {pattern: self.solver.refusal(Problem.of(self.matrix(pattern), pattern)) for pattern in self.patterns}
         good = sorted((pattern for pattern, why in reasons.items() if why is None), key=lambda each: each != "2:4")
         if not good:
             raise ContractError(
@@ -125,9 +124,9 @@ class Subject:
                 f"check it on patterns=... and cols=... that it supports"
             )
         #: The pattern of rules that are not about patterns: 2:4 where it is supported.
-        self.pattern = NM.parse(good[0])
+        self.pattern = parse(good[0])
 
-    def matrix(self, nm: str | NM) -> Array:
+    def matrix(self, nm: str | Pattern) -> Array:
         """Return the common matrix of a pattern.
 
         Parameters
@@ -138,9 +137,10 @@ class Subject:
         Returns
         -------
         numpy.ndarray
-            float64, 17 rows and `cols` columns, or more where m does not divide them.
+            float64, 17 rows and `cols` columns, or more where they do not divide.
         """
-        return uniform(17, width(self.cols, NM.parse(nm).m))
+        pattern = parse(nm)
+        return uniform(height(17, pattern), width(self.cols, pattern.m))
 
     def supported(self, problem: Problem) -> None:
         """Raise `Skipped` where the method says that it cannot solve a problem.
@@ -158,7 +158,7 @@ class Subject:
             If its answer is neither None nor a reason.
         """
         for _, part in problem.parts():
-            reason = self.solver.supports(part)
+            reason = self.solver.refusal(part)
             if reason is not None:
                 if not isinstance(reason, str) or not reason:
                     raise Broken(f"supports() answered {reason!r}; it must be None or a reason")
@@ -177,9 +177,9 @@ class Subject:
         numpy.ndarray
             Three quarters of `cols` columns, or the next number that divides into groups of `pattern`.
         """
-        return MATRICES[kind](width(self.cols * 3 // 4, self.pattern.m))
+        return fitted(MATRICES[kind](width(self.cols * 3 // 4, self.pattern.m)), self.pattern)
 
-    def solve(self, matrix: Any, nm: str | NM, **more: Any) -> Result:
+    def solve(self, matrix: Any, nm: str | Pattern, **more: Any) -> Result:
         """Solve with a few iterations.
 
         Parameters
@@ -243,10 +243,10 @@ class Subject:
             If there are too many ways to divide the columns for their optimum to be known.
         """
         if nm not in self._small:
-            cols = small_width(NM.parse(nm))
-            if cols is None:
+            shape = small_shape(parse(nm))
+            if shape is None:
                 raise Skipped(f"two groups of {nm} can be divided in more than {DIVISIONS:,} ways")
-            saliency = uniform(7, cols)
+            saliency = uniform(*shape)
             pair = (saliency, (saliency * 4).round())
             self._small[nm] = [(each, self.solve(each, nm, stop=None, seed=self.seed)) for each in pair]
         return self._small[nm]

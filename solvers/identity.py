@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from permsolve.problem import Problem
 from permsolve.run import Run
 from permsolve.solver import Solver, Status
@@ -14,13 +12,14 @@ from permsolve.solver import Solver, Status
 
 @dataclass(frozen=True)
 class Identity(Solver):
-    """Leave the columns where they are: the baseline of every comparison."""
+    """Leave rows and columns where they are: the baseline of every comparison."""
 
-    source: ClassVar[str] = "the baseline: n:m pruning without permutation"
+    source: ClassVar[str] = "the baseline: pruning without permutation"
     unit: ClassVar[str] = "none"
+    patterns: ClassVar[tuple[str, ...]] = ("nm", "hinm", "vnm", "transposable")
     streams: ClassVar[bool] = True
 
     def __call__(self, problem: Problem, run: Run) -> Status:
-        """Offer the identity."""
-        run.offer(np.arange(problem.cols))
+        """Offer what permutes nothing."""
+        run.offer(problem.start)
         return Status.COMPLETED

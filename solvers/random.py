@@ -22,6 +22,7 @@ class Random(Solver):
 
     source: ClassVar[str] = "Pool and Yu, NeurIPS 2021: Random(k)"
     unit: ClassVar[str] = "one random permutation"
+    patterns: ClassVar[tuple[str, ...]] = ("nm", "hinm", "vnm", "transposable")
     streams: ClassVar[bool] = True
 
     samples: int = 1000
@@ -33,7 +34,7 @@ class Random(Solver):
     def __call__(self, problem: Problem, run: Run) -> Status:
         """Draw, offer, repeat."""
         for _ in range(self.samples):
-            run.offer(run.rng.permutation(problem.cols))
+            run.offer(problem.pattern.draw(problem, run.rng))
             if not run.proceed(1):
                 return Status.STOPPED
         return Status.COMPLETED

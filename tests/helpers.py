@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+import permsolve
+
 #: Patterns of the contract suite.
 PATTERNS = ("1:2", "1:4", "2:4", "3:4", "2:8", "4:8", "8:16", "1:16")
 
@@ -88,6 +90,17 @@ def is_exactly_nm(mask: Any, n: int, m: int) -> bool:
     """Return whether every m consecutive columns of every row hold exactly n true entries."""
     mask = np.asarray(mask)
     return all(sum(map(bool, row[k : k + m])) == n for row in mask.tolist() for k in range(0, mask.shape[1], m))
+
+
+def flat_methods() -> list[str]:
+    """Return the methods that search plain n:m."""
+    return [name for name in permsolve.methods() if "nm" in permsolve.get_solver(name).patterns]
+
+
+def pattern_of(method: str) -> str:
+    """Return a pattern that a method searches, 2:4 where it can; it divides 8 rows and 32 columns."""
+    examples = {"nm": "2:4", "hinm": "hinm(4, 0.5, 2:4)", "vnm": "4:2:8", "transposable": "transposable(2:4)"}
+    return next(examples[kind] for kind in examples if kind in permsolve.get_solver(method).patterns)
 
 
 def uniform(rows: int, cols: int, seed: int = 1) -> np.ndarray:

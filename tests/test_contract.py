@@ -9,7 +9,7 @@ import pytest
 import permsolve
 from permsolve import testing
 from permsolve._contract import sound
-from permsolve._contract_cases import uniform, width
+from permsolve._contract_cases import height, uniform, width
 from permsolve.errors import MissingDependencyError
 from permsolve.testing import PATTERNS, RULES, Rule, Skipped, Subject
 
@@ -69,7 +69,7 @@ def test_rule(method: str, rule: Rule, on: str) -> None:
 def test_torch_tensors(method: str, dtype: str) -> None:
     torch = pytest.importorskip("torch", reason="needs torch")
     pattern = subject(method).pattern
-    weights = uniform(5, width(24, pattern.m))
+    weights = uniform(height(5, pattern), width(24, pattern.m))
     tensor = (torch.from_numpy(weights) * 50 - 20).to(getattr(torch, dtype))
     before = tensor.clone()
     result = subject(method).solve(tensor, pattern)

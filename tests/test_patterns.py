@@ -82,7 +82,7 @@ def test_a_pattern_cannot_be_changed_and_can_be_a_key() -> None:
 @pytest.mark.parametrize(("cols", "padded"), [(6, 8), (1, 4), (4097, 4100)])
 def test_columns_that_do_not_divide_are_told_what_to_do(cols: int, padded: int) -> None:
     with pytest.raises(InputError, match=f"{cols} columns") as caught:
-        NM(2, 4).validate(cols)
+        NM(2, 4).validate((3, cols))
     assert str(padded) in str(caught.value)
     assert "m = 4" in str(caught.value)
 
@@ -107,12 +107,12 @@ def test_columns_that_do_not_divide_are_told_what_to_do(cols: int, padded: int) 
 )
 def test_what_is_no_permutation_is_named(solution: object, named: str) -> None:
     with pytest.raises(InputError, match=re.escape(named)):
-        NM(2, 4).check_solution(solution, 4)  # type: ignore[arg-type]
+        NM(2, 4).check_solution(solution, (3, 4))  # type: ignore[arg-type]
 
 
 def test_a_checked_solution_is_a_copy() -> None:
     given_ = np.array([3, 2, 1, 0])
-    checked = NM(2, 4).check_solution(given_, 4)
+    checked = NM(2, 4).check_solution(given_, (3, 4))
     given_[:] = 0
     assert checked.tolist() == [3, 2, 1, 0]
     assert checked.dtype == np.int64

@@ -120,12 +120,12 @@ def test_without_blocks_the_part_is_the_problem() -> None:
 def test_a_permutation_must_respect_the_blocks() -> None:
     problem = Problem.of(MATRIX, blocks=(12, 12))
     inside = np.concatenate([np.arange(12)[::-1], np.arange(12, 24)[::-1]])
-    assert problem.check_perm(inside).tolist() == inside.tolist()
+    assert problem.check_solution(inside).tolist() == inside.tolist()
     crossing = inside.copy()
     crossing[[3, 15]] = crossing[[15, 3]]
     with pytest.raises(InputError, match=f"column {crossing[3]} "):
-        problem.check_perm(crossing)
-    assert Problem.of(MATRIX).check_perm(crossing).tolist() == crossing.tolist()
+        problem.check_solution(crossing)
+    assert Problem.of(MATRIX).check_solution(crossing).tolist() == crossing.tolist()
 
 
 @pytest.mark.parametrize("perm", [np.arange(23), np.zeros(24, dtype=int), np.arange(24) + 1, np.arange(24) / 1])

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import uniform
+from helpers import pattern_of, uniform
 
 import permsolve
 from permsolve import NM, Problem, Status, _solve
@@ -242,7 +242,7 @@ def interrupted(matrix: np.ndarray, **more: Any) -> tuple[permsolve.Result, list
 
 @pytest.mark.parametrize("method", [name for name in permsolve.methods() if name != "identity"])
 def test_an_interrupt_returns_the_best_so_far(method: str) -> None:
-    result, seen = interrupted(MATRIX, method=method)
+    result, seen = interrupted(MATRIX, nm=pattern_of(method), method=method)
     assert result.stopped_by == "interrupt"
     assert result.status is Status.STOPPED
     assert [result.score] == pytest.approx(seen, rel=1e-12)

@@ -39,7 +39,7 @@ def test_a_walk_leads_from_the_identity_to_the_target_by_exchanges(nm: str, bloc
     assert states[-1][0].tolist() == aligned.tolist()
     for (before, _), (after, score) in itertools.pairwise(states):
         assert np.count_nonzero(before != after) == 2
-        problem.check_perm(after)
+        problem.check_solution(after)
         assert score == pytest.approx(problem.score(after), rel=1e-12)
 
 
@@ -62,7 +62,7 @@ def test_approaching_a_score_stays_in_the_blocks_and_comes_closer() -> None:
     start = Scored(problem, np.arange(96))
     target = problem.baseline + 0.05 * (problem.rows_bound - problem.baseline)
     perm = approach(start, target, 1e-4, np.random.default_rng(0))
-    problem.check_perm(perm)
+    problem.check_solution(perm)
     assert abs(problem.score(perm) - target) <= 1e-4
     assert start.order.tolist() == list(range(96))
 
@@ -96,7 +96,7 @@ def test_steps_keep_columns_in_their_blocks() -> None:
     study = intermediate_steps(MATRIX, blocks=(16, 32), steps=4, **quick())
     assert study.result.blocks == (16, 32)
     for step in study.steps:
-        Problem.of(MATRIX, blocks=(16, 32)).check_perm(step.perm)
+        Problem.of(MATRIX, blocks=(16, 32)).check_solution(step.perm)
 
 
 def test_steps_of_one_seed_are_the_same_again() -> None:
@@ -179,7 +179,7 @@ def test_the_permutation_makes_the_matrix_exactly_nm_and_not_a_weight_earlier(nm
     n, m = problem.pattern.n, problem.pattern.m
     study = unstructured_study(MATRIX, nm, blocks=blocks, **quick())
     one = 1 / MATRIX.size
-    problem.check_perm(study.perm)
+    problem.check_solution(study.perm)
     assert fits(prune(MATRIX, study.sparsity), study.perm, n, m)
     assert not fits(prune(MATRIX, study.sparsity - one), study.perm, n, m)
     assert fits(prune(MATRIX, study.identity), range(48), n, m)

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from permsolve._devices import interpreting
+from permsolve.errors import UnsupportedProblemError
+from permsolve.patterns import NM
 from permsolve.problem import Problem
 from permsolve.run import Run
 from permsolve.search.device import DeviceExchange
@@ -174,6 +176,8 @@ def warm_up(problem: Problem, device: str) -> None:
     device
         The device.
     """
+    if not isinstance(problem.pattern, NM):
+        raise UnsupportedProblemError(f"on a GPU only plain n:m is searched, not {problem.pattern}: use device='cpu'")
     if interpreting():
         return
     few = np.ascontiguousarray(problem.packed[None, :, :16])
