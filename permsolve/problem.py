@@ -185,6 +185,7 @@ class Problem:
         saliency_name: str,
     ) -> Problem:
         checked = None if blocks is None else _check_blocks(blocks, padded.shape[0], pattern.m)
+        pattern.validate((rows, padded.shape[0]), checked)
         with np.errstate(over="ignore"):
             if not np.isfinite(padded.sum(dtype=np.float64)):
                 raise InputError("the saliency's sum overflows float64; divide the matrix by its largest entry first")

@@ -24,8 +24,10 @@ from permsolve.stop import Criterion, MaxIterations, Progress
 __all__ = ["PATTERNS", "RULES", "ContractError", "Report", "Rule", "Skipped", "Subject", "check_solver"]
 
 #: The patterns that methods are checked on by default.
-PATTERNS = ("1:2", "1:4", "2:4", "3:4", "2:8", "4:8", "8:16", "1:16")
-PATTERNS += ("hinm(4, 0.5, 2:4)", "hinm(3, 0.3, 1:2)", "4:2:8", "2:1:5", "transposable(2:4)", "transposable(1:3)")
+PATTERNS: tuple[str, ...] = (
+    *("1:2", "1:4", "2:4", "3:4", "2:8", "4:8", "8:16", "1:16"),
+    *("hinm(4, 0.5, 2:4)", "hinm(3, 0.3, 1:2)", "4:2:8", "2:1:5", "transposable(2:4)", "transposable(1:3)"),
+)
 
 
 class ContractError(SolverError, AssertionError):

@@ -117,7 +117,7 @@ def test_a_tile_has_a_whole_number_of_rows(kind: Any, vector: Any) -> None:
     [
         (HiNM(32), (48, 64), "48 rows.*64"),
         (HiNM(32), (64, 66), "66 columns"),
-        (HiNM(32, 0.9), (64, 32), "keeps 3.2 of 32 columns per tile.*m = 4"),
+        (HiNM(32, 0.9), (64, 32), r"less than one group of m = 4 \(0.1 of 32 columns\)"),
         (VNM(64), (96, 64), "96 rows.*128"),
         (VNM(64), (64, 68), "68 columns.*72"),
         (Transposable(2, 4), (6, 8), "6 rows.*8"),
@@ -372,6 +372,9 @@ def test_a_tile_keeps_of_each_block_its_own_share() -> None:
     assert (problem.start.columns[:, :4] < 8).all()
     assert (problem.start.columns[:, 4:] >= 8).all()
     assert len(problem.parts()) == 1  # the rows of both blocks move together
+    with pytest.raises(InputError, match=r"in blocks of \(8, 8, 8\)"):
+        problem_of(HiNM(4, 0.8), blocks=(8, 8, 8))
+    assert problem_of(HiNM(4, 0.8), blocks=(4, 20)).start.columns.shape == (3, 4)
     crossing = problem.start.columns[:, ::-1]
     with pytest.raises(InputError, match="block"):
         problem.check_solution(HiNMSolution(problem.start.rows, crossing))

@@ -44,13 +44,15 @@ class Pattern(ABC):
         """Return the notation that `permsolve.patterns.parse` reads."""
 
     @abstractmethod
-    def validate(self, shape: Shape) -> None:
+    def validate(self, shape: Shape, blocks: Blocks = None) -> None:
         """Check that a matrix divides as the pattern needs.
 
         Parameters
         ----------
         shape
             (rows, cols).
+        blocks
+            Sizes of consecutive blocks of columns, each a multiple of m, or None.
 
         Raises
         ------

@@ -128,7 +128,7 @@ class HiNM(Hierarchical):
         """
         return [self.kept(size) for size in ((cols,) if blocks is None else blocks)]
 
-    def validate(self, shape: Shape) -> None:
+    def validate(self, shape: Shape, blocks: Blocks = None) -> None:
         """Check that rows divide into tiles and a tile keeps at least one group."""
         rows, cols = shape
         if rows % self.vector:
@@ -138,10 +138,11 @@ class HiNM(Hierarchical):
                 f"or choose a vector that divides {rows}"
             )
         self._inner.validate(shape)
-        if self.kept(cols) == 0:
+        if not any(self.kept_of(cols, blocks)):
+            share = f"{1 - self.vector_sparsity:g} of {cols} columns" + (f" in blocks of {blocks}" if blocks else "")
             raise InputError(
-                f"{self} keeps {cols * (1 - self.vector_sparsity):g} of {cols} columns per tile, less than a group "
-                f"of m = {self.m}: choose a smaller vector_sparsity"
+                f"a tile of {self} keeps less than one group of m = {self.m} ({share}); "
+                f"choose a smaller vector_sparsity"
             )
 
     def sample(self, shape: Shape) -> Shape:

@@ -92,7 +92,7 @@ class NM(Pattern):
             raise InputError(f"{spec} is a pattern that permutes rows, too; this needs plain n:m, for example '2:4'")
         raise InputError(f"nm = {spec!r} is not a pattern; give a pair (2, 4), a string '2:4' or a pattern object")
 
-    def validate(self, shape: Shape) -> None:
+    def validate(self, shape: Shape, blocks: Blocks = None) -> None:
         """Check that the columns divide into groups."""
         cols = shape[1]
         if cols % self.m:

@@ -71,7 +71,7 @@ class Transposable(Hierarchical):
         """Return, for example, ``transposable(2:4)``."""
         return f"transposable({self.n}:{self.m})"
 
-    def validate(self, shape: Shape) -> None:
+    def validate(self, shape: Shape, blocks: Blocks = None) -> None:
         """Check that rows and columns divide into blocks."""
         for size, what in zip(shape, ("rows (output channels)", "columns (input channels)"), strict=True):
             if size % self.m:
@@ -108,10 +108,12 @@ class Transposable(Hierarchical):
         """Return the best mask of every block."""
         from permsolve.kernels.transposable import block_masks
 
-        permuted = np.ascontiguousarray(self.permute(saliency, solution))
+        # Sorted, so that of several best masks the same one is taken whatever the order inside the groups.
+        groups = TransposableSolution(self._groups(solution.rows).ravel(), self._groups(solution.columns).ravel())
+        permuted = np.ascontiguousarray(self.permute(saliency, groups))
         mask = np.zeros(saliency.shape, dtype=np.bool_)
         block_masks(permuted, self.n, self.m, mask)
-        return self.unpermute(mask, solution)
+        return self.unpermute(mask, groups)
 
     def rows_bound(self, saliency: Array, blocks: Blocks = None) -> float:
         """Return the sum over rows of the ``cols * n / m`` largest entries, or that over columns where it is less."""

@@ -99,7 +99,7 @@ class VNM(Hierarchical):
         """Return the papers' notation, for example ``64:2:8``."""
         return f"{self.vector}:{self.n}:{self.m}"
 
-    def validate(self, shape: Shape) -> None:
+    def validate(self, shape: Shape, blocks: Blocks = None) -> None:
         """Check that rows divide into tiles and columns into groups."""
         rows, cols = shape
         if rows % self.vector:

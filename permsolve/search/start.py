@@ -25,7 +25,8 @@ def starting_order(run: Run) -> npt.NDArray[np.int64]:
     numpy.ndarray
         int64 (cols,), a copy.
     """
-    return run.best if run.initial is None else run.initial.copy()
+    order: npt.NDArray[np.int64] = run.best if run.initial is None else run.initial.copy()
+    return order
 
 
 def allocate(problem: Problem) -> npt.NDArray[np.int64]:
