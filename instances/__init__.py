@@ -1,6 +1,6 @@
 """The benchmark library: real matrices that ship with the package, seeded synthetic ones, and the best known of each.
 
-`library` lists the instances, `entry` finds one: a matrix and a pattern, the best permutation known, its score, and a
+`library` lists the instances, `entry` finds one: a matrix and a pattern, the best solution known, its score, and a
 bound. ``README.md`` beside this file describes them; `checks` verifies and `updates` improves them.
 
 `names` lists the stored matrices, `info` describes one and `load` reads it; `generators` draws synthetic ones. The

@@ -93,13 +93,13 @@ def _scores(entry: Entry, problem: Problem) -> list[str]:
             faults.append(f"{name}: recomputed {value!r}, the index says {known!r}")
     if entry.best is None:
         return faults
-    score = problem.score(entry.best.perm)
+    score = problem.score(entry.best.solution)
     if not _close(entry.best.score, score, ROUNDING):
-        faults.append(f"score: the permutation scores {score!r}, the index says {entry.best.score!r}")
+        faults.append(f"score: the solution scores {score!r}, the index says {entry.best.score!r}")
     if score < problem.baseline * (1 - ROUNDING):
         faults.append(f"score: {score!r} is below the {problem.baseline!r} of no permutation at all")
     if score > entry.bound * (1 + SLACK):
-        faults.append(f"bound: {entry.bound!r} is no bound, the permutation scores {score!r}")
+        faults.append(f"bound: {entry.bound!r} is no bound, the solution scores {score!r}")
     return faults
 
 

@@ -1,4 +1,4 @@
-"""The instances of the library: what they are, the best permutation known of each, and what bounds it.
+"""The instances of the library: what they are, the best solution known of each, and what bounds it.
 
 `library` reads the index, ``library.json``; no matrix is made before it is asked for. The index is described in
 ``README.md`` beside this file.
@@ -12,19 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from permsolve.errors import FileError, InputError
-from permsolve.patterns import NM
+from permsolve.patterns import Pattern
 
+from .solutions import canonical
 from .sources import checksum, draw
 
 if TYPE_CHECKING:
     from permsolve.certificates import Certificate
     from permsolve.problem import Problem
-
-Permutation = npt.NDArray[np.int64]
 
 #: Name of the index, in the package and in a checkout's ``instances`` folder.
 INDEX = "library.json"
@@ -32,30 +30,51 @@ INDEX = "library.json"
 
 @dataclass(frozen=True, eq=False)
 class Best:
-    """The best permutation known of an instance.
+    """The best solution known of an instance.
 
     Attributes
     ----------
     score
         Its score, by the reference scorer.
-    perm
-        The permutation in canonical form (see `canonical`), int64 (cols,), not writable.
+    solution
+        The pattern's solution in canonical form (see `permsolve.instances.solutions.canonical`), not writable: for
+        plain n:m the permutation, int64 (cols,).
     method
-        Name of the method that found it.
+        Name of the method that found it; ``"planted"`` for what the generator has hidden.
     version
         Version of permsolve that found it.
     """
 
     score: float
-    perm: Permutation
+    solution: Any
     method: str
     version: str
 
-    def __post_init__(self) -> None:
-        """Make the permutation read-only."""
-        perm = np.array(self.perm, dtype=np.int64)
-        perm.flags.writeable = False
-        object.__setattr__(self, "perm", perm)
+    @classmethod
+    def of(cls, problem: Problem, solution: Any, method: str, version: str) -> Best:
+        """Check, score and bring to canonical form what was found.
+
+        Parameters
+        ----------
+        problem
+            The instance's problem.
+        solution
+            A solution of its pattern.
+        method, version
+            As the attributes.
+
+        Returns
+        -------
+        Best
+            The same solution as far as its score goes.
+
+        Raises
+        ------
+        InputError
+            If it is no solution of the problem.
+        """
+        form = canonical(problem.pattern, problem.check_solution(solution))
+        return cls(problem.score(form), form, method, version)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +86,11 @@ class Entry:
     name
         What `entry` takes.
     family
-        The kind of matrix: the generator's name, or ``"real"``.
+        The kind of instance: the generator's name, ``"real"``, or ``"hierarchical"`` where the pattern permutes rows.
     shape
         Rows and columns of the matrix.
     pattern
-        The pattern; n of every m are kept.
+        The pattern.
     saliency
         ``"magnitude"`` or ``"energy"``.
     source
@@ -81,23 +100,23 @@ class Entry:
     sha256
         Checksum of the matrix: its little-endian bytes in C order.
     baseline
-        Score of the identity.
+        Score of the solution that permutes nothing.
     rows_bound
-        Sum over rows of the cols * n / m largest entries.
+        Sum over rows of as many largest entries as a row keeps.
     best
-        The best permutation known, or None.
+        The best solution known, or None.
     bound
-        The best upper bound known on the score of any permutation.
+        The best upper bound known on the score of any solution.
     bound_kind
         What proves it: ``"rows"``; ``"lp"``, with a certificate; ``"exact"``, a finished search that found it attained.
     certificate
-        A proof of the LP bound, kept beside a better exact one, or None.
+        A proof of the LP bound, kept beside a better exact one, or None. Only plain n:m has such bounds.
     """
 
     name: str
     family: str
     shape: tuple[int, int]
-    pattern: NM
+    pattern: Pattern
     saliency: str
     source: Mapping[str, int | float | str]
     licence: str
@@ -111,14 +130,14 @@ class Entry:
 
     @property
     def gap(self) -> float:
-        """Relative distance of the best score to the bound; of the baseline where no permutation is known."""
+        """Relative distance of the best score to the bound; of the baseline where no solution is known."""
         from permsolve.run import gap
 
         return gap(self.baseline if self.best is None else self.best.score, self.bound)
 
     @property
     def proved(self) -> bool:
-        """Whether the best permutation is proved to be optimal: a gap of at most 1e-9."""
+        """Whether the best solution is proved to be optimal: a gap of at most 1e-9."""
         from permsolve.run import OPTIMAL_GAP
 
         return self.best is not None and self.gap <= OPTIMAL_GAP
@@ -321,22 +340,3 @@ def write_index(path: Path, entries: Iterable[Entry]) -> None:
     raw = dump(entries)
     parse(raw, str(path))
     write_atomically(path, raw)
-
-
-def canonical(perm: npt.ArrayLike, m: int) -> Permutation:
-    """Bring a permutation to the one form that all with the same groups share.
-
-    Parameters
-    ----------
-    perm
-        A permutation, shape (cols,).
-    m
-        Group size.
-
-    Returns
-    -------
-    numpy.ndarray
-        int64 (cols,): columns ascend inside groups, groups by their first column.
-    """
-    groups = np.sort(np.asarray(perm, dtype=np.int64).reshape(-1, m), axis=1)
-    return groups[np.argsort(groups[:, 0])].reshape(-1)

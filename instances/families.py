@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from permsolve._version import __version__
 from permsolve.errors import PermsolveError
-from permsolve.patterns import NM
+from permsolve.patterns import NM, VNM, HiNM, Pattern, parse
 from permsolve.problem import Problem
 
-from . import info
-from .entries import INDEX, Entry, read_index, write_index
-from .sources import checksum, draw
+from . import generators, info
+from .entries import INDEX, Best, Entry, read_index, write_index
+from .sources import checksum, draw, generate
 
 SALIENCY = "magnitude"
 #: Licence of matrices that the project's own generators draw.
@@ -60,6 +61,21 @@ _REAL = (
     *(("2:4", "minilm_l0_attention_output"), ("2:4", "minilm_l4_attention_value")),
     *(("1:4", "digits_cnn_conv5"), ("1:4", "digits_cnn_conv2"), ("4:8", "minilm_l4_attention_value")),
 )
+#: Family of the instances whose pattern permutes rows, too.
+HIERARCHICAL = "hierarchical"
+# The settings of published results, and one instance of each pattern that is small.
+_HIERARCHICAL = (
+    *(("hinm(32, 0.5, 2:4)", 256, 256), ("hinm(64, 0.5, 2:4)", 256, 256), ("hinm(32, 0.75, 2:4)", 256, 256)),
+    *(("16:2:8", 256, 256), ("64:2:8", 256, 256), ("transposable(2:4)", 256, 256)),
+    *(("hinm(16, 0.5, 2:4)", 64, 64), ("16:2:8", 64, 64), ("transposable(2:4)", 64, 64)),
+)
+_CLUSTERS = ((32, "hinm(32, 0.5, 2:4)", 256, 256), (16, "hinm(16, 0.5, 2:4)", 64, 64))
+# Rows must be output channels: no convolutions but those of 1 x 1.
+_HIERARCHICAL_REAL = (
+    *(("hinm(32, 0.5, 2:4)", "digits_mlp_hidden"), ("hinm(32, 0.5, 2:4)", "minilm_l0_attention_output")),
+    *(("16:2:8", "digits_cnn_conv4_1x1"), ("64:2:8", "minilm_l4_attention_value")),
+    *(("transposable(2:4)", "digits_mlp_hidden"),),
+)
 
 
 class Definition(NamedTuple):
@@ -68,7 +84,7 @@ class Definition(NamedTuple):
     name: str
     family: str
     shape: tuple[int, int]
-    pattern: NM
+    pattern: Pattern
     source: dict[str, int | float | str]
     licence: str = LICENCE
 
@@ -81,11 +97,11 @@ def definitions() -> tuple[Definition, ...]:
     tuple of Definition
         In the order of the index.
     """
-    return (*_generated(), *_real())
+    return (*_generated(), *_real(), *_hierarchical())
 
 
 def fresh(definition: Definition) -> Entry:
-    """Make the entry of an instance of which no permutation is known yet.
+    """Make the entry of an instance of which nothing has been searched for yet.
 
     Parameters
     ----------
@@ -95,7 +111,8 @@ def fresh(definition: Definition) -> Entry:
     Returns
     -------
     Entry
-        With its checksum, baseline and rows bound.
+        With its checksum, baseline and rows bound, and the solution that its generator has hidden, if that is not
+        optimal (then any search finds and proves it).
     """
     matrix = draw(definition.source, definition.shape)
     problem = Problem.of(matrix, definition.pattern, saliency=SALIENCY)
@@ -110,7 +127,7 @@ def fresh(definition: Definition) -> Entry:
         sha256=checksum(matrix),
         baseline=problem.baseline,
         rows_bound=problem.rows_bound,
-        best=None,
+        best=_hidden(definition, problem),
         bound=problem.rows_bound,
         bound_kind="rows",
         certificate=None,
@@ -143,6 +160,17 @@ def extend(entries: Iterable[Entry]) -> tuple[Entry, ...]:
     return (*made, *known.values())
 
 
+def _hidden(definition: Definition, problem: Problem) -> Best | None:
+    """Return the solution with a generator's clusters as tiles; columns stay as they are."""
+    pattern = definition.pattern
+    if "stored" in definition.source or not isinstance(pattern, HiNM):
+        return None
+    hidden = generate(definition.source, definition.shape)
+    if not isinstance(hidden, generators.Clusters):
+        return None
+    return Best.of(problem, pattern.choose(problem, hidden.rows), "planted", __version__)
+
+
 def _same(one: Entry, other: Entry) -> bool:
     return all(getattr(one, name) == getattr(other, name) for name in ("sha256", "shape", "pattern", "saliency"))
 
@@ -166,18 +194,50 @@ def _generated() -> Iterator[Definition]:
 
 
 def _drawn(
-    family: str, nm: str, rows: int, cols: int, variant: str = "", *, seed: int = 1, **arguments: float
+    generator: str,
+    nm: str,
+    rows: int,
+    cols: int,
+    variant: str = "",
+    *,
+    seed: int = 1,
+    family: str | None = None,
+    **arguments: float,
 ) -> Definition:
     """Define a generated instance; everything that tells it from others is in its name."""
-    name = f"{family}{variant}_{rows}x{cols}_{nm.replace(':', 'of')}_s{seed}"
-    return Definition(name, family, (rows, cols), NM.parse(nm), {"generator": family, "seed": seed, **arguments})
+    pattern = parse(nm)
+    name = f"{generator}{variant}_{rows}x{cols}_{_short(pattern)}_s{seed}"
+    source: dict[str, int | float | str] = {"generator": generator, "seed": seed, **arguments}
+    return Definition(name, family or generator, (rows, cols), pattern, source)
 
 
 def _real() -> Iterator[Definition]:
     for nm, stored in _REAL:
-        about = info(stored)
-        name = f"{stored}_{nm.replace(':', 'of')}"
-        yield Definition(name, "real", about.shape, NM.parse(nm), {"stored": stored}, about.licence)
+        yield _stored(nm, stored, "real")
+
+
+def _stored(nm: str, stored: str, family: str) -> Definition:
+    about, pattern = info(stored), parse(nm)
+    return Definition(f"{stored}_{_short(pattern)}", family, about.shape, pattern, {"stored": stored}, about.licence)
+
+
+def _hierarchical() -> Iterator[Definition]:
+    for nm, rows, cols in _HIERARCHICAL:
+        yield _drawn("normal", nm, rows, cols, family=HIERARCHICAL)
+    for vector, nm, rows, cols in _CLUSTERS:
+        yield _drawn("row_clusters", nm, rows, cols, family=HIERARCHICAL, vector=vector)
+    for nm, stored in _HIERARCHICAL_REAL:
+        yield _stored(nm, stored, HIERARCHICAL)
+
+
+def _short(pattern: Pattern) -> str:
+    """Return a pattern as a part of a name: ``2of4``, ``hinm32_50pc_2of4``, ``vnm16_2of8``, ``transposable_2of4``."""
+    kept = f"{pattern.n}of{pattern.m}"
+    if isinstance(pattern, HiNM):
+        return f"hinm{pattern.vector}_{100 * pattern.vector_sparsity:.0f}pc_{kept}"
+    if isinstance(pattern, VNM):
+        return f"vnm{pattern.vector}_{kept}"
+    return kept if isinstance(pattern, NM) else f"{pattern.kind}_{kept}"
 
 
 def main() -> int:

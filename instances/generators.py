@@ -18,12 +18,14 @@ import numpy.typing as npt
 from permsolve.errors import InputError
 
 __all__ = [
+    "Clusters",
     "Planted",
     "duplicated_columns",
     "heavy_tails",
     "lognormal_columns",
     "normal",
     "planted",
+    "row_clusters",
     "uniform",
     "unstructured_sparse",
 ]
@@ -50,6 +52,21 @@ class Planted(NamedTuple):
     matrix: _Matrix
     perm: npt.NDArray[np.int64]
     optimum: float
+
+
+class Clusters(NamedTuple):
+    """A matrix whose rows come in clusters, shuffled.
+
+    Attributes
+    ----------
+    matrix
+        Entries of either sign, shape (rows, cols).
+    rows
+        The hidden order, shape (rows,): in ``matrix[rows]`` the rows of a cluster are consecutive.
+    """
+
+    matrix: _Matrix
+    rows: npt.NDArray[np.int64]
 
 
 def uniform(rows: int, cols: int, *, seed: int) -> _Matrix:
@@ -234,6 +251,43 @@ def planted(rows: int, cols: int, *, seed: int, n: int = 2, m: int = 4) -> Plant
     shuffle = stream.permutation(cols)
     perm = shuffle.argsort().astype(np.int64)
     return Planted(np.ascontiguousarray(entries[:, shuffle]), perm, float(entries.sum()))
+
+
+def row_clusters(rows: int, cols: int, *, seed: int, vector: int = 32) -> Clusters:
+    """Draw clusters of rows that weigh the columns alike, and shuffle the rows.
+
+    Each cluster of `vector` rows has a lognormal factor for each column, which scales normal entries. Patterns that
+    choose columns per tile of rows keep much more where a tile is a cluster. The hidden order is a good one to find,
+    not an optimal one: rows of clusters may fit each other better still. The normal entries are those of `normal` with
+    the same seed.
+
+    Parameters
+    ----------
+    rows, cols
+        Shape of the matrix, each at least 1; `rows` is a multiple of `vector`.
+    seed
+        From 0 to 2**32 - 1.
+    vector
+        Rows of a cluster, at least 1.
+
+    Returns
+    -------
+    The matrix and the order of rows that it hides.
+
+    Raises
+    ------
+    InputError
+        If an argument is out of range.
+    """
+    _check_shape(rows, cols)
+    _check_count("vector", vector)
+    if rows % vector:
+        raise InputError(f"rows must be a multiple of vector; got rows={rows}, vector={vector}")
+    stream = _stream(seed)
+    matrix = stream.standard_normal((rows, cols))
+    matrix *= np.repeat(np.exp(stream.standard_normal((rows // vector, cols))), vector, axis=0)
+    shuffle = stream.permutation(rows)
+    return Clusters(matrix[shuffle], shuffle.argsort().astype(np.int64))
 
 
 def unstructured_sparse(rows: int, cols: int, *, seed: int, sparsity: float = 0.5) -> _Matrix:

@@ -6,19 +6,17 @@ whether the figures are true.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from permsolve.errors import FileError, InputError, PermsolveError
-from permsolve.patterns import NM
+from permsolve.patterns import parse as parse_pattern
 
-from .entries import Best, Entry, Permutation, canonical
+from .entries import Best, Entry
+from .solutions import decode, encode
 from .sources import GENERATORS
 
 SCHEMA = "permsolve.instances/1"
@@ -31,12 +29,18 @@ class _Strict(BaseModel):
 
 
 class BestRecord(_Strict):
-    """The best permutation known."""
+    """The best solution known; besides these fields it has one for each array of the pattern's solution."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, str]
 
     score: float
-    perm: str
     method: _Text
     version: _Text
+
+    def solution(self) -> dict[str, str]:
+        """Return the arrays' texts by name."""
+        return self.__pydantic_extra__
 
 
 class CertificateRecord(_Strict):
@@ -133,72 +137,19 @@ def dump(entries: Iterable[Entry]) -> bytes:
     return f'{{"schema": {json.dumps(SCHEMA)}, "instances": [\n{lines}\n]}}\n'.encode()
 
 
-def encode(perm: Permutation) -> str:
-    """Write a permutation compactly.
-
-    Parameters
-    ----------
-    perm
-        The permutation, of at most 65,536 columns.
-
-    Returns
-    -------
-    str
-        Base64 of the column numbers as bytes (up to 256 columns) or little-endian 16-bit numbers.
-    """
-    return base64.b64encode(perm.astype(_number(perm.size)).tobytes()).decode()
-
-
-def decode(text: str, cols: int, m: int) -> Permutation:
-    """Read a permutation that `encode` wrote.
-
-    Parameters
-    ----------
-    text
-        Base64.
-    cols
-        Number of columns.
-    m
-        Group size.
-
-    Returns
-    -------
-    numpy.ndarray
-        int64 (cols,).
-
-    Raises
-    ------
-    InputError
-        If it is no base64, of another length, no permutation, or not in canonical form.
-    """
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InputError(f"best.perm is not base64: {error}") from error
-    kind = np.dtype(_number(cols))
-    if len(raw) != cols * kind.itemsize:
-        raise InputError(f"best.perm holds {len(raw)} bytes, {cols} columns take {cols * kind.itemsize}")
-    perm = np.frombuffer(raw, dtype=kind).astype(np.int64)
-    if not np.array_equal(np.sort(perm), np.arange(cols)):
-        raise InputError(f"best.perm is no permutation of {cols} columns")
-    if not np.array_equal(perm, canonical(perm, m)):
-        raise InputError("best.perm is not in canonical form: columns ascend in groups, groups by their first column")
-    return perm
-
-
-def _number(cols: int) -> str:
-    return "u1" if cols <= 256 else "<u2"
-
-
 def _entry(record: Record) -> Entry:
     """Turn a record into an instance; InputError where its parts do not fit together."""
-    pattern = NM.parse(record.nm)
-    pattern.validate(record.cols)
+    pattern, shape = parse_pattern(record.nm), (record.rows, record.cols)
+    if str(pattern) != record.nm:
+        raise InputError(f"nm: {record.nm!r} must be written {str(pattern)!r}")
+    pattern.validate(shape)
     _check_source(record.source)
     best, proof = None, record.bound.certificate
     if record.best is not None:
-        perm = decode(record.best.perm, record.cols, pattern.m)
-        best = Best(record.best.score, perm, record.best.method, record.best.version)
+        solution = decode(pattern, record.best.solution(), shape)
+        best = Best(record.best.score, solution, record.best.method, record.best.version)
+    if pattern.moves_rows and (record.bound.kind == "lp" or proof is not None):
+        raise InputError(f"bound: LP bounds and certificates are of plain n:m, not of {pattern}")
     if proof is not None and len(proof.duals) != record.cols:
         raise InputError(f"bound.certificate has {len(proof.duals)} duals for {record.cols} columns")
     if record.bound.kind == "lp" and proof is None:
@@ -213,7 +164,7 @@ def _entry(record: Record) -> Entry:
     return Entry(
         name=record.name,
         family=record.family,
-        shape=(record.rows, record.cols),
+        shape=shape,
         pattern=pattern,
         saliency=record.saliency,
         source=dict(record.source),
@@ -251,15 +202,18 @@ def _record(entry: Entry) -> dict[str, Any]:
         "sha256": entry.sha256,
         "baseline": entry.baseline,
         "rows_bound": entry.rows_bound,
-        "best": None
-        if best is None
-        else {"score": best.score, "perm": encode(best.perm), "method": best.method, "version": best.version},
+        "best": None if best is None else _best(best, entry),
         "bound": {
             "value": entry.bound,
             "kind": entry.bound_kind,
             "certificate": None if certificate is None else certificate.to_dict(),
         },
     }
+
+
+def _best(best: Best, entry: Entry) -> dict[str, Any]:
+    solution = encode(entry.pattern, best.solution, entry.shape)
+    return {"score": best.score, **solution, "method": best.method, "version": best.version}
 
 
 def _explain(error: ValidationError) -> str:

@@ -24,12 +24,13 @@ GENERATORS: Mapping[str, Callable[..., Any]] = {
         "planted",
         "unstructured_sparse",
         "duplicated_columns",
+        "row_clusters",
     )
 }
 
 # These go through exp and log, whose last bits differ between platforms. Rounded to float32, an entry differs only
 # where such a last bit decides the rounding: about once in 2**28 entries, and the library has fewer than 2**20 of them.
-_ROUNDED = ("normal", "lognormal_columns", "heavy_tails", "unstructured_sparse")
+_ROUNDED = ("normal", "lognormal_columns", "heavy_tails", "unstructured_sparse", "row_clusters")
 
 
 def draw(source: Mapping[str, int | float | str], shape: tuple[int, int]) -> npt.NDArray[Any]:
@@ -57,17 +58,41 @@ def draw(source: Mapping[str, int | float | str], shape: tuple[int, int]) -> npt
     TypeError
         If an argument is of the wrong kind or none of the generator's.
     """
-    arguments = dict(source)
-    if "stored" in arguments:
+    if "stored" in source:
         from . import load
 
-        return load(str(arguments["stored"]))
+        return load(str(source["stored"]))
+    answer = generate(source, shape)
+    hidden = isinstance(answer, (generators.Planted, generators.Clusters))
+    matrix: npt.NDArray[Any] = answer.matrix if hidden else answer
+    return matrix.astype(np.float32) if source["generator"] in _ROUNDED else matrix
+
+
+def generate(source: Mapping[str, int | float | str], shape: tuple[int, int]) -> Any:
+    """Return what the generator of a source answers.
+
+    Parameters
+    ----------
+    source
+        As `Entry.source`, no stored one.
+    shape
+        Rows and columns.
+
+    Returns
+    -------
+    object
+        The matrix in float64, or what holds it beside what was hidden in it.
+
+    Raises
+    ------
+    InputError, TypeError
+        As `draw`.
+    """
+    arguments = dict(source)
     name = str(arguments.pop("generator", None))
     if name not in GENERATORS:
         raise InputError(f"no generator is called {name!r}; there are: {', '.join(GENERATORS)}")
-    answer = GENERATORS[name](*shape, **arguments)
-    matrix: npt.NDArray[Any] = answer.matrix if isinstance(answer, generators.Planted) else answer
-    return matrix.astype(np.float32) if name in _ROUNDED else matrix
+    return GENERATORS[name](*shape, **arguments)
 
 
 def checksum(matrix: npt.NDArray[Any]) -> str:

@@ -1,4 +1,4 @@
-"""Better permutations and bounds for the index of a checkout.
+"""Better solutions and bounds for the index of a checkout.
 
 Only what is better is written, one instance at a time and atomically: an update that is killed loses at most what it
 was working on. The installed package is touched only if it is the checkout.
@@ -17,7 +17,7 @@ from permsolve._version import __version__
 from permsolve.errors import FileError, InputError, SolverError, UnsupportedProblemError
 from permsolve.solver import Status
 
-from .entries import INDEX, Best, Entry, canonical, read_index, select, write_index
+from .entries import INDEX, Best, Entry, read_index, select, write_index
 
 if TYPE_CHECKING:
     from permsolve.certificates import Certificate
@@ -117,7 +117,7 @@ def locate(checkout: Path, *, new: bool = False) -> Path:
 
 
 def improve(index: Path, entries: Iterable[Entry], effort: Effort) -> Iterator[Outcome]:
-    """Search for better permutations and bounds and write those found to an index.
+    """Search for better solutions and bounds and write those found to an index.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def improve(index: Path, entries: Iterable[Entry], effort: Effort) -> Iterator[O
     FileError
         If the index cannot be read or written.
     SolverError
-        If a permutation scores more than the bound in the index allows: the bound is wrong.
+        If a solution scores more than the bound in the index allows: the bound is wrong.
     """
     from permsolve.registry import get_solver
 
@@ -162,9 +162,9 @@ def improve(index: Path, entries: Iterable[Entry], effort: Effort) -> Iterator[O
 
 
 def contribute(index: Path, document: Path) -> tuple[Outcome, ...]:
-    """Take the permutation of a document for the instances with its matrix, pattern and saliency.
+    """Take the solution of a document for the instances with its matrix, pattern and saliency.
 
-    The permutation is scored anew, a certificate is proved anew; other claims of the document are not believed.
+    The solution is scored anew, a certificate is proved anew; other claims of the document are not believed.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def contribute(index: Path, document: Path) -> tuple[Outcome, ...]:
     outcomes = []
     for entry in entries:
         problem = entry.problem()
-        found = [Found(best=_best(problem, result, version))]
+        found = [Found(best=Best.of(problem, result.solution, result.method, version))]
         if result.certificate is not None:
             from permsolve.certificates import prove
 
@@ -223,7 +223,7 @@ def merge(entry: Entry, found: Found) -> tuple[Entry, tuple[str, ...]]:
     entry
         The instance.
     found
-        A permutation, a bound, or both.
+        A solution, a bound, or both.
 
     Returns
     -------
@@ -253,7 +253,7 @@ def merge(entry: Entry, found: Found) -> tuple[Entry, tuple[str, ...]]:
             changes.append(f"certificate of the LP bound {found.bound:.10g}")
     if entry.best is not None and entry.best.score > entry.bound * (1 + SLACK):
         raise SolverError(
-            f"instance {entry.name}: a permutation scores {entry.best.score!r}, above the {entry.bound_kind} bound "
+            f"instance {entry.name}: a solution scores {entry.best.score!r}, above the {entry.bound_kind} bound "
             f"{entry.bound!r}: the bound is wrong; nothing was written"
         )
     return entry, tuple(changes)
@@ -266,7 +266,7 @@ def _improve(index: Path, entry: Entry, effort: Effort) -> Outcome:
     problem = entry.problem()
     changes: list[str] = []
     interrupted = False
-    initial = None if entry.best is None else entry.best.perm
+    initial = None if entry.best is None else entry.best.solution
     try:
         for seed in range(effort.seed, effort.seed + effort.seeds):
             if entry.proved or interrupted:
@@ -293,19 +293,14 @@ def _improve(index: Path, entry: Entry, effort: Effort) -> Outcome:
 
 
 def _found(problem: Problem, result: Result) -> list[Found]:
-    """Say what a solve of this package offers: its permutation, and what it proved."""
-    found = [Found(best=_best(problem, result, __version__))]
+    """Say what a solve of this package offers: its solution, and what it proved."""
+    found = [Found(best=Best.of(problem, result.solution, result.method, __version__))]
     if result.bound_kind == "lp" and result.certificate is not None:
         found.append(Found(bound=result.bound, kind="lp", certificate=result.certificate))
     # An exact bound that is not attained is the state of an unfinished search: nothing that could be checked again.
     if result.bound_kind == "exact" and result.status is Status.OPTIMAL:
         found.append(Found(bound=result.bound, kind="exact", certificate=result.certificate))
     return found
-
-
-def _best(problem: Problem, result: Result, version: str) -> Best:
-    perm = canonical(problem.check_perm(result.perm), problem.pattern.m)
-    return Best(problem.score(perm), perm, result.method, version)
 
 
 def _store(index: Path, name: str, found: Iterable[Found]) -> tuple[str, ...]:

@@ -5,13 +5,14 @@ Exit codes: 0 done, 1 a check failed, 2 wrong usage or input, 130 interrupted (w
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import os
 import sys
 import typing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,9 +20,18 @@ from permsolve.cli_bench import bench
 from permsolve.cli_instances import app as instances_app
 from permsolve.cli_model import model
 from permsolve.cli_study import app as study_app
-from permsolve.errors import InputError, OptionError, PermsolveError
+from permsolve.errors import InputError, MissingDependencyError, OptionError, PermsolveError
+
+if TYPE_CHECKING:
+    from permsolve.problem import Problem
+    from permsolve.solver import Solver
 
 INTERRUPTED = 130
+#: Methods that `compare` runs on plain n:m where none are named.
+_COMPARED = (
+    *("identity", "random", "greedy", "ria", "channel_swap"),
+    *("stripe_groups", "local_search", "assignment", "annealing", "auto"),
+)
 
 app = typer.Typer(
     name="permsolve",
@@ -35,7 +45,9 @@ app = typer.Typer(
 
 _File = Annotated[Path, typer.Argument(metavar="FILE", help="Weights: .npy, .npz, .safetensors or .pt.")]
 _Tensor = Annotated[str | None, typer.Option("--tensor", help="Name of the tensor in a file that holds several.")]
-_NM = Annotated[str, typer.Option("--nm", metavar="N:M", help="Keep N of every M.")]
+_NM = Annotated[
+    str, typer.Option("--nm", metavar="PATTERN", help="2:4, 'hinm(32, 0.5, 2:4)', 64:2:8 or 'transposable(2:4)'.")
+]
 _Saliency = Annotated[str, typer.Option("--saliency", help="magnitude or energy.")]
 _Blocks = Annotated[
     str | None, typer.Option("--blocks", metavar="SIZES", help="Sizes of blocks no column may leave: 64,64.")
@@ -163,9 +175,10 @@ def compare(
     file: _File,
     tensor: _Tensor = None,
     nm: _NM = "2:4",
-    names: Annotated[str, typer.Option("--methods", metavar="A,B,...", help="Methods to compare.")] = (
-        "identity,random,greedy,ria,channel_swap,stripe_groups,local_search,assignment,annealing,auto"
-    ),
+    names: Annotated[
+        str | None,
+        typer.Option("--methods", metavar="A,B,...", help="Methods to compare; those that support the problem."),
+    ] = None,
     saliency: _Saliency = "magnitude",
     blocks: _Blocks = None,
     time_limit: Annotated[float, typer.Option("--time-limit", metavar="SECONDS", help="Time per solve.")] = 2.0,
@@ -181,17 +194,17 @@ def compare(
     from permsolve.io import read_matrix
     from permsolve.report import plots, tables
 
-    chosen = [name.strip() for name in names.split(",") if name.strip()]
-    if not chosen:
+    chosen = None if names is None else [name.strip() for name in names.split(",") if name.strip()]
+    if chosen == []:
         raise OptionError("--methods names no method; give some, for example --methods annealing,auto")
-    solvers = {name: permsolve.get_solver(name)() for name in chosen}
+    solvers = {name: permsolve.get_solver(name)() for name in chosen or ()}
     _check_outputs(file, None, plot)
     problem = permsolve.Problem.of(read_matrix(file, tensor), nm, saliency=saliency, blocks=_parse_blocks(blocks))
+    solvers = solvers or _default_methods(problem)
     results: dict[str, list[permsolve.Result]] = {}
     for name, solver in solvers.items():
-        reasons = {reason for _, part in problem.parts() if (reason := solver.supports(part)) is not None}
-        if reasons:
-            typer.echo(f"permsolve: {name} left out: {sorted(reasons)[0]}", err=True)
+        if (reason := _refusal(solver, problem)) is not None:
+            typer.echo(f"permsolve: {name} left out: {reason}", err=True)
             continue
         for seed in range(seeds):
             result = permsolve.solve(
@@ -207,13 +220,34 @@ def compare(
     if not results:
         raise InputError("none of the methods supports this problem")
     shape = " x ".join(map(str, problem.shape))
-    title = f"{file.name}: {nm} of {shape}, up to {time_limit:g} s each"
+    title = f"{file.name}: {problem.pattern} of {shape}, up to {time_limit:g} s each"
     Console(width=None if sys.stdout.isatty() else 120).print(tables.comparison(results, title))
     if plot is not None:
         plots.save(plots.anytime(results, title), plot)
         typer.echo(f"picture: {plot}")
     if interrupted:
         raise typer.Exit(INTERRUPTED)
+
+
+def _default_methods(problem: Problem) -> dict[str, Solver]:
+    """Return the methods that are compared where none are named."""
+    from permsolve.registry import get_solver, methods
+
+    if problem.pattern.kind == "nm":
+        return {name: get_solver(name)() for name in _COMPARED}
+    found: dict[str, Solver] = {}
+    for name in methods():
+        with contextlib.suppress(MissingDependencyError):
+            solver = get_solver(name)()
+            if _refusal(solver, problem) is None:
+                found[name] = solver
+    return found
+
+
+def _refusal(solver: Solver, problem: Problem) -> str | None:
+    """Say why a method does not support a problem, or None."""
+    reasons = {reason for _, part in problem.parts() if (reason := solver.refusal(part)) is not None}
+    return min(reasons, default=None)
 
 
 def parse_options(method: str, settings: list[str]) -> dict[str, Any]:
@@ -290,7 +324,6 @@ def _check_outputs(file: Path, json_out: Path | None, plot: Path | None) -> None
 
 
 def _describe(name: str) -> str:
-    from permsolve.errors import MissingDependencyError
     from permsolve.registry import get_solver
 
     try:

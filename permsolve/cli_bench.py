@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ def bench(
         _Text, typer.Option("--time-limit", metavar="SECONDS,...", help="Time per run; several are runs apart.")
     ] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", help="Runs per method, instance and limit.", min=1)] = None,
-    nm: Annotated[_Text, typer.Option("--nm", metavar="N:M", help="Pattern of the files' matrices; 2:4.")] = None,
+    nm: Annotated[_Text, typer.Option("--nm", metavar="PATTERN", help="Pattern of the files' matrices; 2:4.")] = None,
     saliency: Annotated[_Text, typer.Option("--saliency", help="magnitude or energy, of the files' matrices.")] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", help="Runs at a time, one core each; all cores.", min=1)] = None,
     report_only: Annotated[bool, typer.Option("--report-only", help="Only make the report anew.")] = False,
@@ -90,7 +91,7 @@ def _settings(
     sources += plan.file_sources(files, nm or "2:4", saliency or "magnitude")
     return plan.make_settings(
         sources,
-        methods=plan.METHODS if methods is None else _listed("--methods", methods),
+        methods=None if methods is None else _listed("--methods", methods),
         limits=plan.LIMITS if limits is None else _numbers(limits),
         seeds=plan.SEEDS if seeds is None else seeds,
         jobs=jobs,
@@ -167,6 +168,8 @@ def _report(folder: Path, settings: Settings, records: list[Record], quiet: bool
     from rich.console import Console
 
     from permsolve.bench import tables
+    from permsolve.bench.groups import kinds
+    from permsolve.bench.records import KINDS
     from permsolve.bench.summary import summarise
     from permsolve.io import write_atomically
     from permsolve.report import html
@@ -177,14 +180,16 @@ def _report(folder: Path, settings: Settings, records: list[Record], quiet: bool
     if quiet:
         return
     console = Console(width=None if sys.stdout.isatty() else 120)
-    for limit in settings.limits:
-        if any(group["limit"] == limit for group in report["groups"]):
-            typer.echo(f"\nAll sizes, {limit:g} s on one core:")
-            console.print(tables.overall(report, limit))
+    present = kinds(report["instances"])
+    for limit, kind in itertools.product(settings.limits, present):
+        if any((group["limit"], group["kind"]) == (limit, kind) for group in report["groups"]):
+            sizes = "All sizes" if len(present) == 1 else f"{KINDS[kind]}, all sizes"
+            typer.echo(f"\n{sizes}, {limit:g} s on one core:")
+            console.print(tables.overall(report, limit, kind))
             typer.echo(
                 f"\nGap to the best known in %, by columns (instances), {limit:g} s on one core; * the method to take:"
             )
-            console.print(tables.by_size(report, limit))
+            console.print(tables.by_size(report, limit, kind))
     for note in tables.notes(report):
         typer.echo(note)
     typer.echo(f"report: {folder / 'report.html'}")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,12 +17,13 @@ from permsolve.errors import InputError
 if TYPE_CHECKING:
     from permsolve.instances import Entry
     from permsolve.instances.updates import Outcome
+    from permsolve.patterns import Pattern
 
 INTERRUPTED = 130
 
 app = typer.Typer(
     name="instances",
-    help="The benchmark library: matrices, best known permutations, bounds.",
+    help="The benchmark library: matrices, best known solutions, bounds.",
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -49,7 +50,7 @@ def list_instances(
     table = Table(title=f"{len(chosen)} of {len(library)} instances", title_justify="left")
     table.add_column("name", no_wrap=True)
     table.add_column("family")
-    for heading in ("shape", "n:m", "best %", "bound %", "gap %"):
+    for heading in ("shape", "pattern", "best %", "bound %", "gap %"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("status")
     for entry in chosen:
@@ -63,7 +64,7 @@ def list_instances(
             "" if entry.best is None else f"{100 * entry.gap:.3g}",
             _status(entry),
         )
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
 @app.command()
@@ -133,7 +134,7 @@ def update(
     names: _Names = None,
     document: Annotated[
         Path | None,
-        typer.Option("--from", metavar="DOC", help="Take the permutation of this document instead of solving."),
+        typer.Option("--from", metavar="DOC", help="Take the solution of this document instead of solving."),
     ] = None,
     method: Annotated[str, typer.Option("--method", help="See `permsolve methods`.")] = "auto",
     time_limit: Annotated[
@@ -222,7 +223,18 @@ def _describe(entry: Entry) -> Iterator[tuple[str, str]]:
     yield "bound", f"{entry.bound!r} ({entry.efficacy(entry.bound):.4f} %), {entry.bound_kind}{proof}"
     yield "status", f"{_status(entry)}, gap {100 * entry.gap:.3g} %"
     if best is not None:
-        yield "permutation", " ".join(map(str, best.perm.tolist()))
+        yield from _listed(entry.pattern, best.solution)
+
+
+def _listed(pattern: Pattern, solution: Any) -> Iterator[tuple[str, str]]:
+    """Yield the arrays of a solution, a tile to a line where they have one part for each."""
+    import numpy as np
+
+    for name, values in pattern.to_lists(solution).items():
+        array = np.asarray(values)
+        lines = array.reshape(1 if array.ndim == 1 else len(array), -1)
+        for k, line in enumerate(lines.tolist()):
+            yield "" if k else name, " ".join(map(str, line))
 
 
 def _status(entry: Entry) -> str:

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from permsolve._arrays import channels_back
 from permsolve._solve import as_problem, solve
 from permsolve._version import __version__
-from permsolve.errors import DocumentError
-from permsolve.patterns import Permutation
+from permsolve.errors import DocumentError, InputError
+from permsolve.patterns import NM, Permutation
 from permsolve.problem import Problem
 from permsolve.registry import make_solver
 from permsolve.result import Result
@@ -126,11 +126,11 @@ def intermediate_steps(
     Raises
     ------
     InputError
-        If an argument does not fit.
+        If an argument does not fit, or the pattern is not plain n:m.
     """
     check_whole("steps", steps, least=1, most=10_000)
     check_number("tolerance", tolerance, least=0.0, most=100.0)
-    problem = as_problem(matrix, nm, saliency, blocks)
+    problem = _plain(as_problem(matrix, nm, saliency, blocks))
     result = solve(
         problem,
         method=method,
@@ -280,11 +280,11 @@ def unstructured_study(
     Raises
     ------
     InputError
-        If an argument does not fit.
+        If an argument does not fit, or the pattern is not plain n:m.
     """
     check_number("tolerance", tolerance, least=0.0, most=1.0)
     name, solver = make_solver(method, options)
-    problem = as_problem(matrix, nm, saliency, blocks)
+    problem = _plain(as_problem(matrix, nm, saliency, blocks))
     size = problem.columns.size
     ranks = _ranks(problem)
     zeros = size - int(np.count_nonzero(problem.columns))
@@ -329,6 +329,15 @@ def unstructured_study(
         seed=seed if isinstance(seed, int) else None,
         interrupted=interrupted,
     )
+
+
+def _plain(problem: Problem) -> Problem:
+    """Return a problem of plain n:m, or raise: both studies are about one permutation of the columns."""
+    if not isinstance(problem.pattern, NM):
+        raise InputError(
+            f"the studies are of plain n:m, got {problem.pattern}; give for example nm='2:4', or solve without a study"
+        )
+    return problem
 
 
 def _ranks(problem: Problem) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -72,14 +73,14 @@ def install_misbehaving(site: Path) -> None:
 
 
 def matrices(
-    folder: Path, names: Iterable[str] = ("one", "two"), shape: tuple[int, int] = (8, 16)
+    folder: Path, names: Iterable[str] = ("one", "two"), shape: tuple[int, int] = (8, 16), nm: str = "2:4"
 ) -> tuple[Source, ...]:
     """Write random matrices, one per name, and return them as instances."""
     files = []
     for k, name in enumerate(names):
         files.append(folder / f"{name}.npy")
         np.save(files[-1], np.random.default_rng(k).random(shape))
-    return plan.file_sources(files, "2:4", "magnitude")
+    return plan.file_sources(files, nm, "magnitude")
 
 
 def settings(
@@ -98,12 +99,13 @@ def task(method: str, instance: str = "one", seed: int = 0, limit: float = 1.0) 
     return Task(method=method, instance=instance, seed=seed, limit=limit)
 
 
-def record(task: Task, source: Source, found: Sequence[int], time: float = 0.5, **changes: object) -> Record:
-    """Return the record of a run that found a permutation at a time; its figures are true unless changed."""
+def record(task: Task, source: Source, found: Any, time: float = 0.5, **changes: object) -> Record:
+    """Return the record of a run that found a solution at a time; its figures are true unless changed."""
     problem = source.problem()
-    score = problem.score(np.array(found))
+    solution = problem.check_solution(np.array(found) if isinstance(found, Sequence) else found)
+    score = problem.score(solution)
     fields: dict[str, object] = {
-        "perm": tuple(int(column) for column in found),
+        "solution": problem.pattern.to_lists(solution),
         "score": score,
         "bound": problem.rows_bound,
         "bound_kind": "rows",

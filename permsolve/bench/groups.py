@@ -1,16 +1,20 @@
-"""Comparisons of methods over groups of instances: a size class, or all, at one time limit."""
+"""Comparisons of methods over groups of instances: a size class, or all, of one kind of pattern at one time limit.
+
+Kinds of patterns are compared apart: few methods search more than one.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
 
 from permsolve.bench import measures
-from permsolve.bench.records import Answer, Settings, Task, size_classes
+from permsolve.bench.records import KINDS, Answer, Settings, Task, size_classes
 
 #: Gaps, in per cent, that differ by less are equal.
 TIE = 1e-7
@@ -30,7 +34,7 @@ def compare(
     answers: Mapping[Task, Answer],
     finished: AbstractSet[Task],
 ) -> dict[str, Any]:
-    """Compare the methods over all instances and over each size class, at each time limit.
+    """Compare the methods over all instances of a kind of pattern and over each size class, at each time limit.
 
     Parameters
     ----------
@@ -57,25 +61,43 @@ def compare(
     for task, answer in answers.items():
         traces[task.method, task.instance, task.limit].append(answer)
     tables, choices, curves = [], [], []
-    for limit in settings.limits:
-        for size in (ALL, *size_classes()):
-            members = [
-                row
-                for row in instances
-                if size in (ALL, row["class"])
-                and all((method, row["name"], limit) in tried for method in settings.methods)
-            ]
-            group = _group(settings.methods, [row["name"] for row in members], limit, index)
-            if not group["methods"]:
-                continue
-            tables.append({"limit": limit, "class": size, **group})
-            full = [row["method"] for row in group["methods"] if row["complete"]]
-            if full:
-                choices.append({"limit": limit, "class": size, **_choice(group, limit, index)})
-            shown = [row for row in members if row["name"] in group["names"]]
-            curves.append({"limit": limit, "class": size, **_curves(full, shown, limit, traces)})
+    for limit, kind, size in itertools.product(settings.limits, kinds(instances), (ALL, *size_classes())):
+        members = [
+            row
+            for row in instances
+            if row["kind"] == kind
+            and size in (ALL, row["class"])
+            and all((method, row["name"], limit) in tried for method in settings.methods)
+        ]
+        group = _group(settings.methods, [row["name"] for row in members], limit, index)
+        if not group["methods"]:
+            continue
+        about = {"limit": limit, "kind": kind, "class": size}
+        tables.append({**about, **group})
+        full = [row["method"] for row in group["methods"] if row["complete"]]
+        if full:
+            choices.append({**about, **_choice(group, limit, index)})
+        shown = [row for row in members if row["name"] in group["names"]]
+        curves.append({**about, **_curves(full, shown, limit, traces)})
     single = {row["name"]: _instance_curves(settings, traces, row) for row in instances}
     return {"groups": tables, "choices": choices, "curves": curves, "instance_curves": single}
+
+
+def kinds(instances: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the kinds of patterns that some instances have.
+
+    Parameters
+    ----------
+    instances
+        What the report says of each.
+
+    Returns
+    -------
+    list
+        Keys of `KINDS`, in their order.
+    """
+    found = {row["kind"] for row in instances}
+    return [kind for kind in KINDS if kind in found]
 
 
 def _group(methods: Sequence[str], names: Sequence[str], limit: float, index: _Cells) -> Row:

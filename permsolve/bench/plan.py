@@ -11,10 +11,13 @@ from pathlib import Path
 from permsolve.bench import machine
 from permsolve.bench.records import SETTINGS_SCHEMA, Settings, Source
 from permsolve.errors import InputError, MissingDependencyError
+from permsolve.patterns import NM
 from permsolve.problem import Problem
 
-#: Methods compared unless others are named: all but the trivial ones and those that a single descent ends.
+#: Methods compared on plain n:m unless others are named: all but the trivial ones and those that a single descent ends.
 METHODS = ("auto", "annealing", "lns", "exact", "assignment", "local_search", "stripe_groups", "channel_swap", "ria")
+#: Methods that no bench makes unless they are named.
+_TRIVIAL = ("identity", "random", "greedy")
 #: Time limits unless others are given, seconds.
 LIMITS = (0.1, 1.0)
 #: Seeds per method, instance and limit unless another number is given.
@@ -71,7 +74,7 @@ def file_sources(files: Sequence[Path], nm: str, saliency: str) -> tuple[Source,
     files
         Files with one matrix each; an instance is called as its file, without the suffix.
     nm
-        Pattern of all of them.
+        Pattern of all of them, as `permsolve.patterns.parse` reads it.
     saliency
         Saliency of all of them.
 
@@ -107,7 +110,7 @@ def file_sources(files: Sequence[Path], nm: str, saliency: str) -> tuple[Source,
 def make_settings(
     sources: Sequence[Source],
     *,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] | None = None,
     limits: Sequence[float] = LIMITS,
     seeds: int = SEEDS,
     jobs: int | None = None,
@@ -119,7 +122,7 @@ def make_settings(
     sources
         The instances.
     methods
-        Names of the methods.
+        Names of the methods, or None for `default_methods`.
     limits
         Time limits in seconds; each is a set of runs of its own.
     seeds
@@ -140,6 +143,7 @@ def make_settings(
     from permsolve.registry import get_solver
 
     _check_names("instance", [source.name for source in sources])
+    methods = default_methods(sources) if methods is None else methods
     _check_names("method", methods)
     for name in methods:
         try:
@@ -166,6 +170,40 @@ def make_settings(
             "begun": datetime.now(UTC).isoformat(timespec="seconds"),
         }
     )
+
+
+def default_methods(sources: Sequence[Source]) -> tuple[str, ...]:
+    """Return the methods to compare on some instances where none are named.
+
+    Parameters
+    ----------
+    sources
+        The instances.
+
+    Returns
+    -------
+    tuple
+        `METHODS`, and after them all others that are not trivial and search a pattern here that permutes rows; none of
+        those that search no pattern here.
+    """
+    from permsolve.registry import methods
+
+    kinds = {source.kind for source in sources}
+    others = [name for name in methods() if name not in (*METHODS, *_TRIVIAL)]
+    return (
+        *(name for name in METHODS if kinds & _searched(name)),
+        *(name for name in others if (kinds - {NM.kind}) & _searched(name)),
+    )
+
+
+def _searched(name: str) -> set[str]:
+    """Return the kinds of patterns that a method searches: none, where it cannot be loaded here."""
+    from permsolve.registry import get_solver
+
+    try:
+        return set(get_solver(name).patterns)
+    except MissingDependencyError:
+        return set()
 
 
 def _check_names(kind: str, names: Sequence[str]) -> None:

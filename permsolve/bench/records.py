@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from permsolve.errors import InputError
+from permsolve.patterns import parse
 from permsolve.problem import Problem
 
-SETTINGS_SCHEMA = "permsolve.bench-settings/1"
+SETTINGS_SCHEMA = "permsolve.bench-settings/2"
 #: Widest matrix of each size class; wider ones form the last class.
 CLASSES = (16, 32, 64, 128, 256)
+#: What kinds of patterns are called, in the order of reports.
+KINDS = {"nm": "n:m", "hinm": "HiNM", "vnm": "V:N:M", "transposable": "transposable n:m"}
+
+_Numbers = list[int] | list[list[int]] | list[list[list[int]]]
 
 
 class _Strict(BaseModel):
@@ -45,6 +50,11 @@ class Source(_Strict):
     def size(self) -> str:
         """The size class, by columns."""
         return size_class(self.shape[1])
+
+    @property
+    def kind(self) -> str:
+        """The kind of its pattern."""
+        return parse(self.pattern).kind
 
     def problem(self) -> Problem:
         """Make the problem, from the library or from the file.
@@ -89,7 +99,7 @@ class Machine(_Strict):
 class Settings(_Strict):
     """Everything that decides what the runs of a bench are."""
 
-    schema_: Annotated[Literal["permsolve.bench-settings/1"], Field(alias="schema")]
+    schema_: Annotated[Literal["permsolve.bench-settings/2"], Field(alias="schema")]
     methods: tuple[str, ...]
     instances: tuple[Source, ...]
     seeds: tuple[int, ...]
@@ -161,7 +171,8 @@ class Settings(_Strict):
 class Answer(_Strict):
     """What a method found."""
 
-    perm: tuple[int, ...]
+    #: The arrays of the pattern's solution by name, as `Pattern.to_lists` writes them.
+    solution: dict[str, _Numbers]
     score: float
     bound: float
     bound_kind: str
@@ -169,7 +180,7 @@ class Answer(_Strict):
     iterations: int
     setup_time: float
     runtime: float
-    #: Time and score of each improvement; the first is the identity at time 0.
+    #: Time and score of each improvement; the first is what permutes nothing at time 0.
     trace: tuple[tuple[float, float], ...]
 
 
@@ -180,6 +191,34 @@ class Record(_Strict):
     outcome: Literal["ok", "failed", "unsupported"]
     reason: str | None
     answer: Answer | None
+
+
+def solution_of(problem: Problem, lists: Mapping[str, Any]) -> Any:
+    """Read a solution that is written as lists.
+
+    Parameters
+    ----------
+    problem
+        The problem.
+    lists
+        The arrays of the solution by name.
+
+    Returns
+    -------
+    object
+        The pattern's solution, checked.
+
+    Raises
+    ------
+    InputError
+        If it is none of this problem.
+    """
+    pattern = problem.pattern
+    if set(lists) != set(pattern.parts):
+        raise InputError(
+            f"it consists of {', '.join(lists) or 'nothing'}, one of {pattern} of {', '.join(pattern.parts)}"
+        )
+    return problem.check_solution(pattern.from_lists(lists))
 
 
 def size_class(cols: int) -> str:

@@ -1,6 +1,6 @@
 """From the runs of a bench to its report: rescored answers, measures per run, means per size class and time limit.
 
-The report is plain data (schema ``permsolve.bench/1``): what `tables` prints, what the HTML shows, what JSON holds.
+The report is plain data (schema ``permsolve.bench/2``): what `tables` prints, what the HTML shows, what JSON holds.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from statistics import median
 from typing import Any
 
 from permsolve.bench import groups, measures
-from permsolve.bench.records import Answer, Record, Settings, Source, Task
+from permsolve.bench.records import Answer, Record, Settings, Source, Task, solution_of
 from permsolve.errors import InputError
+from permsolve.problem import Problem
 from permsolve.run import OPTIMAL_GAP, gap
 from permsolve.scoring import efficacy
 
-SCHEMA = "permsolve.bench/1"
+SCHEMA = "permsolve.bench/2"
 
 Row = dict[str, Any]
 
@@ -93,7 +94,7 @@ def _judge(source: Source, records: Sequence[Record]) -> tuple[Row, dict[Task, A
         reason = record.reason
         if record.answer is not None:
             try:
-                reason = _disagreement(record.answer, problem.score(problem.check_perm(record.answer.perm)))
+                reason = _disagreement(record.answer, problem.score(solution_of(problem, record.answer.solution)))
             except InputError as error:
                 reason = f"the answer is no valid solution: {error}"
             if reason is None:
@@ -102,13 +103,12 @@ def _judge(source: Source, records: Sequence[Record]) -> tuple[Row, dict[Task, A
         kind = "unsupported" if record.outcome == "unsupported" else "failed"
         faults.append({**record.task.model_dump(), "kind": kind, "reason": reason or "no reason is recorded"})
     stored, bound, bound_kind = _stored(source, problem)
-    perm: Sequence[int] = range(problem.cols)
-    best, best_by = problem.baseline, "identity"
+    best, best_by, solution = problem.baseline, "identity", problem.pattern.to_lists(problem.start)
     if stored is not None:
-        best, best_by, perm = stored[0], "library", stored[1]
+        best, best_by, solution = stored[0], "library", stored[1]
     for task, answer in sorted(good.items(), key=lambda item: (item[0].limit, item[0].seed)):
         if answer.score > best * (1 + measures.ROUNDING):
-            best, best_by, perm = answer.score, task.method, answer.perm
+            best, best_by, solution = answer.score, task.method, answer.solution
         if answer.bound < bound:
             bound, bound_kind = answer.bound, answer.bound_kind
     if best > bound * (1 + OPTIMAL_GAP):
@@ -122,13 +122,14 @@ def _judge(source: Source, records: Sequence[Record]) -> tuple[Row, dict[Task, A
         )
     row = {
         **source.model_dump(mode="json"),
+        "kind": source.kind,
         "class": source.size,
         "baseline": problem.baseline,
         "rows_bound": problem.rows_bound,
         "stored_best": None if stored is None else stored[0],
         "best": best,
         "best_by": best_by,
-        "best_perm": list(perm),
+        "best_solution": solution,
         "bound": bound,
         "bound_kind": bound_kind,
         "bound_gap": 100 * gap(best, bound),
@@ -146,14 +147,16 @@ def _disagreement(answer: Answer, score: float) -> str | None:
     return None
 
 
-def _stored(source: Source, problem: Any) -> tuple[tuple[float, list[int]] | None, float, str]:
-    """Return the library's best score, scored anew, with its permutation, and its bound."""
+def _stored(source: Source, problem: Problem) -> tuple[tuple[float, Row] | None, float, str]:
+    """Return the library's best score, scored anew, with its solution as lists, and its bound."""
     if source.file is not None:
         return None, problem.rows_bound, "rows"
     from permsolve import instances
 
     entry = instances.entry(source.name)
-    best = None if entry.best is None else (problem.score(entry.best.perm), list(map(int, entry.best.perm)))
+    best = None
+    if entry.best is not None:
+        best = problem.score(entry.best.solution), problem.pattern.to_lists(entry.best.solution)
     if entry.bound < problem.rows_bound:
         return best, entry.bound, entry.bound_kind
     return best, problem.rows_bound, "rows"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +11,8 @@ from rich.table import Table
 from permsolve.bench.groups import ALL
 
 
-def overall(report: Mapping[str, Any], limit: float) -> Table:
-    """Make the table of all methods over all instances at one time limit.
+def overall(report: Mapping[str, Any], limit: float, kind: str = "nm") -> Table:
+    """Make the table of all methods over all instances of a kind of pattern at one time limit.
 
     Parameters
     ----------
@@ -19,6 +20,8 @@ def overall(report: Mapping[str, Any], limit: float) -> Table:
         The report.
     limit
         The time limit.
+    kind
+        The kind of pattern.
 
     Returns
     -------
@@ -26,7 +29,7 @@ def overall(report: Mapping[str, Any], limit: float) -> Table:
         One row per method, the best first.
     """
     target = report["definitions"]["target"]
-    group = next(group for group in report["groups"] if (group["class"], group["limit"]) == (ALL, limit))
+    group = next(group for group in _groups(report, limit, kind) if group["class"] == ALL)
     table = Table()
     table.add_column("method")
     for heading in ("instances", "gap %", "worst %", "to bound %", "efficacy %", "integral %", "best", "proved"):
@@ -48,7 +51,7 @@ def overall(report: Mapping[str, Any], limit: float) -> Table:
     return table
 
 
-def by_size(report: Mapping[str, Any], limit: float) -> Table:
+def by_size(report: Mapping[str, Any], limit: float, kind: str = "nm") -> Table:
     """Make the table of mean gaps by size class at one time limit.
 
     Parameters
@@ -57,19 +60,24 @@ def by_size(report: Mapping[str, Any], limit: float) -> Table:
         The report.
     limit
         The time limit.
+    kind
+        The kind of pattern.
 
     Returns
     -------
     rich.table.Table
-        One row per method, one column per size class; a star marks the method to take.
+        One row per method that searches such patterns, one column per size class; a star marks the method to take.
     """
-    groups = [group for group in report["groups"] if group["limit"] == limit and group["class"] != ALL]
-    chosen = {choice["class"]: choice["method"] for choice in report["choices"] if choice["limit"] == limit}
+    groups = [group for group in _groups(report, limit, kind) if group["class"] != ALL]
+    about = limit, kind
+    chosen = {
+        choice["class"]: choice["method"] for choice in report["choices"] if (choice["limit"], choice["kind"]) == about
+    }
     table = Table()
     table.add_column("method")
     for group in groups:
         table.add_column(f"{group['class']} ({group['instances']})", justify="right")
-    for method in report["settings"]["methods"]:
+    for method in concerned(report, kind):
         texts = []
         for group in groups:
             row = next((row for row in group["methods"] if row["method"] == method), None)
@@ -81,6 +89,33 @@ def by_size(report: Mapping[str, Any], limit: float) -> Table:
             texts.append(f"{row['gap']:.4f}{partial}{star}")
         table.add_row(method, *texts)
     return table
+
+
+def concerned(report: Mapping[str, Any], kind: str) -> list[str]:
+    """Return the methods that a table of one kind of pattern is about.
+
+    Parameters
+    ----------
+    report
+        The report.
+    kind
+        The kind of pattern.
+
+    Returns
+    -------
+    list
+        All but those that do not support a single instance of this kind.
+    """
+    names = {row["name"] for row in report["instances"] if row["kind"] == kind}
+    refused: dict[str, set[str]] = defaultdict(set)
+    for fault in report["faults"]:
+        if fault["kind"] == "unsupported":
+            refused[fault["method"]].add(fault["instance"])
+    return [method for method in report["settings"]["methods"] if not names <= refused[method]]
+
+
+def _groups(report: Mapping[str, Any], limit: float, kind: str) -> list[Mapping[str, Any]]:
+    return [group for group in report["groups"] if (group["limit"], group["kind"]) == (limit, kind)]
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
@@ -114,5 +149,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         if faults:
             first = faults[0]
             example = f"{first['method'] or 'bound'} on {first['instance']}: {first['reason']}"
-            found.append(f"{text}: {len(faults)}, for example {example}")
+            runs = Counter(fault["method"] or "bound" for fault in faults)
+            whose = ", ".join(f"{method} {count}" for method, count in runs.items()) if len(runs) > 1 else ""
+            found.append(f"{text}: {len(faults)}{f' ({whose})' if whose else ''}, for example {example}")
     return found

@@ -82,7 +82,7 @@ class _Bench:
         gc.collect()
         result = solve(problem, method=task.method, time_limit=task.limit, seed=task.seed, n_jobs=1, display=False)
         return Answer(
-            perm=tuple(result.perm.tolist()),
+            solution=result.pattern.to_lists(result.solution),
             score=result.score,
             bound=result.bound,
             bound_kind=result.bound_kind,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from permsolve.bench.records import KINDS, Source, solution_of
 from permsolve.errors import MissingDependencyError
 from permsolve.report import charts
 
@@ -42,7 +43,7 @@ def page(report: Mapping[str, Any]) -> str:
     Parameters
     ----------
     report
-        The report, of schema ``permsolve.bench/1``.
+        The report, of schema ``permsolve.bench/2``.
 
     Returns
     -------
@@ -75,7 +76,9 @@ def page(report: Mapping[str, Any]) -> str:
         report=report,
         settings=settings,
         colour={method: k for k, method in enumerate(settings["methods"])},
-        limits=[_limit(report, limit) for limit in settings["limits"]],
+        parts=[_part(report, limit, kind) for limit in reversed(settings["limits"]) for kind in _kinds(report)],
+        several=len(_kinds(report)) > 1,
+        kinds=KINDS,
         choices=_choices(report),
         maps=_maps(report),
         instances=_instances(report),
@@ -84,17 +87,34 @@ def page(report: Mapping[str, Any]) -> str:
     )
 
 
-def _limit(report: Mapping[str, Any], limit: float) -> Row:
-    """Gather what the page says about one time limit."""
-    groups = {group["class"]: group for group in report["groups"] if group["limit"] == limit}
-    curves = {curve["class"]: curve for curve in report["curves"] if curve["limit"] == limit}
+def _kinds(report: Mapping[str, Any]) -> list[str]:
+    """Return the kinds of patterns of the bench."""
+    from permsolve.bench.groups import kinds
+
+    return kinds(report["instances"])
+
+
+def _part(report: Mapping[str, Any], limit: float, kind: str) -> Row:
+    """Gather what the page says about one kind of pattern at one time limit."""
+    from permsolve.bench.tables import concerned
+
+    about = limit, kind
+    groups = {group["class"]: group for group in report["groups"] if (group["limit"], group["kind"]) == about}
+    curves = {curve["class"]: curve for curve in report["curves"] if (curve["limit"], curve["kind"]) == about}
     drawn = []
     for size, curve in curves.items():
         lines = {name: list(zip(curve["times"], gaps, strict=True)) for name, gaps in curve["methods"].items()}
         left_out = [row["method"] for row in groups[size]["methods"] if not row["complete"]]
         chart = charts.chart(lines, curve["times"][0], limit)
         drawn.append({"class": size, "instances": groups[size]["instances"], "left_out": left_out, "chart": chart})
-    return {"limit": limit, "overall": groups.get("all"), "sizes": _without_all(groups), "curves": drawn}
+    return {
+        "limit": limit,
+        "kind": kind,
+        "overall": groups.get("all"),
+        "sizes": _without_all(groups),
+        "curves": drawn,
+        "methods": concerned(report, kind),
+    }
 
 
 def _without_all(groups: Mapping[str, Row]) -> list[Row]:
@@ -107,12 +127,18 @@ def _without_all(groups: Mapping[str, Row]) -> list[Row]:
 
 
 def _choices(report: Mapping[str, Any]) -> list[Row]:
-    """Return the methods to take: one row per size class, one cell per limit (or None)."""
-    cells = {(choice["class"], choice["limit"]): choice for choice in report["choices"]}
-    sizes = list(dict.fromkeys(group["class"] for group in report["groups"]))
-    sizes = [size for size in sizes if size != "all"] + ["all"] * ("all" in sizes)
+    """Return the methods to take: one row per kind of pattern and size class, one cell per limit (or None)."""
+    cells = {(choice["kind"], choice["class"], choice["limit"]): choice for choice in report["choices"]}
     limits = report["settings"]["limits"]
-    return [{"class": size, "cells": [cells.get((size, limit)) for limit in limits]} for size in sizes]
+    rows = []
+    for kind in _kinds(report):
+        sizes = list(dict.fromkeys(group["class"] for group in report["groups"] if group["kind"] == kind))
+        sizes = [size for size in sizes if size != "all"] + ["all"] * ("all" in sizes)
+        rows += [
+            {"kind": kind, "class": size, "cells": [cells.get((kind, size, limit)) for limit in limits]}
+            for size in sizes
+        ]
+    return rows
 
 
 def _instances(report: Mapping[str, Any]) -> list[Row]:
@@ -143,13 +169,17 @@ def _grouped(report: Mapping[str, Any], kind: str) -> list[Row]:
 
 
 def _maps(report: Mapping[str, Any]) -> list[Row]:
-    """Draw a few instances that gain much: of every family the first before any other's second, real weights first."""
+    """Draw a few instances that gain much: of every family and kind of pattern the first before any other's second.
+
+    Real weights come first.
+    """
     gaining = sorted((row for row in report["instances"] if row["best"] > row["baseline"]), key=_gain, reverse=True)
-    seen: Counter[str] = Counter()
+    seen: Counter[tuple[str, str]] = Counter()
     ranked: list[tuple[int, bool, int, Row]] = []
     for row in gaining:
-        ranked.append((seen[row["family"]], row["family"] not in _REAL, len(ranked), row))
-        seen[row["family"]] += 1
+        about = row["family"], row["kind"]
+        ranked.append((seen[about], row["family"] not in _REAL, len(ranked), row))
+        seen[about] += 1
     chosen = [row for *_, row in sorted(ranked, key=lambda item: item[:3])[:MAPS]]
     return [{"name": row["name"], "gain": 100 * _gain(row), "png": _map(row)} for row in chosen]
 
@@ -159,15 +189,15 @@ def _gain(row: Row) -> float:
 
 
 def _map(row: Row) -> str:
-    """Return a before/after map of the best known permutation as a base64 PNG."""
+    """Return a before/after map of the best known solution as a base64 PNG."""
     from permsolve import solve
-    from permsolve.bench.records import Source
     from permsolve.report import plots
 
     fields = {name: row[name] for name in Source.model_fields}
     problem = Source(**{**fields, "shape": tuple(row["shape"])}).problem()
-    # The identity method keeps what it is given: this only wraps the permutation in a result.
-    wrapped = solve(problem, method="identity", initial=row["best_perm"], display=False)
+    # The identity method keeps what it is given: this only wraps the solution in a result.
+    initial = solution_of(problem, row["best_solution"])
+    wrapped = solve(problem, method="identity", initial=initial, display=False)
     buffer = io.BytesIO()
     figure = plots.before_after(problem, replace(wrapped, method=row["best_by"]))
     figure.savefig(buffer, format="png", dpi=_DPI)

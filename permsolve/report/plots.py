@@ -11,6 +11,7 @@ import numpy as np
 
 from permsolve.errors import FileError, MissingDependencyError
 from permsolve.io import write_atomically
+from permsolve.patterns import HiNM
 from permsolve.problem import Problem
 from permsolve.result import Result
 from permsolve.scoring import efficacy
@@ -77,7 +78,10 @@ def anytime(results: Mapping[str, Sequence[Result]], title: str) -> Figure:
 
 
 def before_after(problem: Problem, result: Result) -> Figure:
-    """Draw the kept weights before and after the permutation, and what each group loses.
+    """Draw the pruned weights without and with the permutations, and what each group of columns loses.
+
+    Rows and columns are in the order that the pattern uses: for HiNM every tile has its own, the columns that it keeps
+    first, and a line parts them from those that it drops.
 
     Parameters
     ----------
@@ -91,38 +95,49 @@ def before_after(problem: Problem, result: Result) -> Figure:
     matplotlib.figure.Figure
         The picture.
     """
-    n, m = problem.pattern.n, problem.pattern.m
-    identity = np.arange(problem.cols)
-    cases = [("as it is", identity, result.baseline), ("permuted", result.perm, result.score)]
+    pattern = problem.pattern
+    cases = [("as it is", problem.start, result.baseline), ("permuted", result.solution, result.score)]
     saliency = problem.saliency
+    masks = [pattern.mask(saliency, solution) for _, solution, _ in cases]
     total = float(saliency.sum(dtype=np.float64)) or 1.0
     values = np.sort(problem.columns.ravel())
-    top = float(values[int(0.99 * (len(values) - 1))]) or 1.0
+    # The more is pruned, the larger are the entries that are.
+    top = float(values[int(0.99 * (len(values) - 1))] * (1 - masks[0].mean())) or 1.0
     figure = _figure(9.0, 6.0)
     maps = figure.subplots(2, 2, gridspec_kw={"height_ratios": [3, 1]}, sharex="col", sharey="row")
     pruned = []
-    for k, (name, order, score) in enumerate(cases):
-        lost = np.where(problem.pattern.mask(saliency, order), 0.0, saliency)[:, order]
-        pruned.append(lost.sum(axis=0, dtype=np.float64).reshape(-1, m).sum(axis=1) / total * 100)
+    for k, (name, solution, score) in enumerate(cases):
+        lost = pattern.permute(np.where(masks[k], 0.0, saliency), solution)
+        pruned.append(lost.sum(axis=0, dtype=np.float64).reshape(-1, pattern.m).sum(axis=1) / total * 100)
         extent = (0, problem.cols, problem.rows, 0)
         image = maps[0, k].imshow(
-            _reduced(lost), aspect="auto", cmap="magma_r", vmin=0, vmax=top / 2, interpolation="nearest", extent=extent
+            _reduced(lost), aspect="auto", cmap="magma_r", vmin=0, vmax=top, interpolation="nearest", extent=extent
         )
         maps[0, k].set_title(f"{name}: {100 * score / total:.2f} % kept", loc="left", fontsize=11)
     for k, share in enumerate(pruned):
-        edges = np.arange(len(share) + 1) * m
+        edges = np.arange(len(share) + 1) * pattern.m
         maps[1, k].stairs(share, edges, fill=True, color=_COLOURS[k])
         maps[1, k].axhline(share.mean(), color="black", linewidth=0.8)
-        maps[1, k].set_xlabel("column (input channel), in the order used")
-    maps[0, 0].set_ylabel("row")
+        maps[1, k].set_xlabel(_order(problem))
+        if isinstance(pattern, HiNM):
+            for axes in maps[:, k]:
+                axes.axvline(cases[k][1].columns.shape[1], color=_COLOURS[5], linewidth=1.2)
+    maps[0, 0].set_ylabel("row, in the order used" if pattern.moves_rows else "row")
     maps[1, 0].set_ylabel("% of all saliency\nlost per group")
     figure.colorbar(image, ax=maps[0, :], label="saliency pruned", fraction=0.03, pad=0.02)
     figure.suptitle(
-        f"{n}:{m} of {' x '.join(map(str, problem.shape))}: efficacy {result.efficacy:.2f} % by {result.method}",
+        f"{pattern} of {' x '.join(map(str, problem.shape))}: efficacy {result.efficacy:.2f} % by {result.method}",
         x=0.02,
         ha="left",
     )
     return figure
+
+
+def _order(problem: Problem) -> str:
+    """Say in which order the columns are drawn."""
+    if isinstance(problem.pattern, HiNM):
+        return "column, in each tile's order: kept, then dropped"
+    return "column (input channel), in the order used"
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:

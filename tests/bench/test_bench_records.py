@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from permsolve.bench import plan, records
-from permsolve.errors import InputError, UnknownMethodError
+from permsolve.errors import InputError, MissingDependencyError, UnknownMethodError
 
 
 def test_size_classes():
@@ -112,3 +112,37 @@ def test_every_method_of_the_default_comparison_exists():
     import permsolve
 
     assert set(plan.METHODS) <= set(permsolve.methods())
+
+
+def test_the_default_methods_are_those_that_search_a_pattern_of_the_bench(tmp_path, monkeypatch):
+    from permsolve import registry
+
+    class Joint:
+        patterns = ("hinm", "vnm")
+
+    class Missing:
+        @property
+        def patterns(self):
+            raise MissingDependencyError("no torch")
+
+    loaders = {**registry._loaders(), "joint": lambda: Joint, "learned": lambda: Missing().patterns}
+    monkeypatch.setattr(registry, "_loaders", lambda: loaders)
+    plain = benches.matrices(tmp_path)
+    (tiled,) = benches.matrices(tmp_path, ["tiled"], nm="4:2:8")
+    (blocks,) = benches.matrices(tmp_path, ["blocks"], nm="transposable(2:4)")
+    known = tuple(name for name in plan.METHODS if "vnm" in registry.get_solver(name).patterns)
+    assert plan.default_methods(plain) == plan.METHODS
+    assert plan.default_methods((*plain, tiled))[: len(plan.METHODS)] == plan.METHODS
+    assert plan.default_methods((*plain, tiled))[-1] == "joint"
+    assert plan.default_methods((tiled,))[: len(known)] == known
+    assert "joint" not in plan.default_methods((blocks,))
+    assert not {"learned", "identity", "random", "greedy"} & set(plan.default_methods((*plain, tiled, blocks)))
+    monkeypatch.setattr(plan, "default_methods", lambda sources: ("ria",))
+    assert plan.make_settings(plain).methods == ("ria",)
+
+
+def test_kinds_of_patterns_have_names():
+    from permsolve import patterns
+
+    classes = (patterns.NM, patterns.HiNM, patterns.VNM, patterns.Transposable)
+    assert list(records.KINDS) == [each.kind for each in classes]

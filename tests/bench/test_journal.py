@@ -85,7 +85,7 @@ def test_a_folder_without_a_bench_has_no_settings(tmp_path):
         read_settings(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", '{"schema": "permsolve.bench-settings/2"}', "[]"])
+@pytest.mark.parametrize("text", ["", '{"schema": "permsolve.bench-settings/1"}', "[]"])
 def test_damaged_settings_are_an_error(bench, text):
     folder, settings, _ = bench
     write(folder, settings, [])

@@ -12,6 +12,7 @@ import pytest
 from permsolve import registry
 from permsolve.bench import machine, runner
 from permsolve.bench.journal import RUNS, read_runs, read_settings
+from permsolve.bench.records import solution_of
 from permsolve.errors import InputError
 
 
@@ -32,6 +33,20 @@ def outcomes(records):
     return {record.task.method: (record.outcome, record.reason) for record in records}
 
 
+@pytest.mark.parametrize("nm", ["hinm(4, 0.5, 2:4)", "4:2:8", "transposable(2:4)"])
+def test_solutions_of_every_pattern_come_back_and_other_methods_are_no_failures(tmp_path, nm):
+    (source,) = benches.matrices(tmp_path, ["one"], nm=nm)
+    settings = benches.settings((source,), methods=("random", "ria"))
+    records = {record.task.method: record for record in runner.run(settings, tmp_path / "out")}
+    assert records["ria"].outcome == "unsupported"
+    assert f"does not search patterns like {nm}" in records["ria"].reason
+    problem = source.problem()
+    answer = records["random"].answer
+    assert set(answer.solution) == set(problem.pattern.parts)
+    assert answer.score == problem.score(solution_of(problem, answer.solution)) > problem.baseline
+    assert {record.task.method: record for record in read_runs(tmp_path / "out", settings)} == records
+
+
 def test_a_bench_records_every_run_with_its_own_score(tmp_path):
     sources = benches.matrices(tmp_path)
     settings = benches.settings(sources, methods=("identity", "random"), seeds=2)
@@ -43,9 +58,9 @@ def test_a_bench_records_every_run_with_its_own_score(tmp_path):
     for record in records:
         problem = {source.name: source for source in sources}[record.task.instance].problem()
         assert record.outcome == "ok"
-        assert record.answer.score == problem.score(record.answer.perm)
+        assert record.answer.score == problem.score(solution_of(problem, record.answer.solution))
         assert record.answer.trace[0] == (0.0, pytest.approx(problem.baseline))
-    seeds = {record.answer.perm for record in records if record.task.method == "random"}
+    seeds = {str(record.answer.solution) for record in records if record.task.method == "random"}
     assert len(seeds) == 4, "two instances with two seeds each"
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from permsolve.bench import groups, summary, tables
 from permsolve.bench.measures import GAP_SHIFT
+from permsolve.errors import InputError
 
 IDENTITY = tuple(range(16))
 
@@ -98,7 +99,7 @@ def test_an_answer_that_does_not_score_what_is_recorded_fails(sources, perms):
 @pytest.mark.parametrize("perm", [(0,) * 16, (0, 1, 2, 3)], ids=["no bijection", "too short"])
 def test_an_answer_that_is_no_permutation_fails(sources, perm):
     settings = benches.settings(sources[:1], methods=("ria",))
-    record = benches.record(benches.task("ria", limit=0.05), sources[0], IDENTITY, perm=perm)
+    record = benches.record(benches.task("ria", limit=0.05), sources[0], IDENTITY, solution={"perm": list(perm)})
     report = summary.summarise(settings, [record])
     assert report["failed"] == 1
     assert "no valid solution" in report["faults"][0]["reason"]
@@ -234,13 +235,103 @@ def test_the_librarys_best_counts_and_a_better_answer_is_news():
 
 
 def test_an_answer_better_than_the_librarys_is_the_new_best(sources, perms, monkeypatch):
-    stored = (sources[0].problem().score(perms["one"][3]), perms["one"][3].tolist())
+    stored = (sources[0].problem().score(perms["one"][3]), {"perm": perms["one"][3].tolist()})
     monkeypatch.setattr(summary, "_stored", lambda source, problem: (stored, problem.rows_bound, "rows"))
     settings = benches.settings(sources[:1], methods=("ria",), limits=(1.0,))
     report = summary.summarise(settings, [benches.record(benches.task("ria"), sources[0], perms["one"][0])])
     row = report["instances"][0]
-    assert (row["best_by"], row["stored_best"], row["best_perm"]) == ("ria", stored[0], perms["one"][0].tolist())
+    assert (row["best_by"], row["stored_best"]) == ("ria", stored[0])
+    assert row["best_solution"] == {"perm": perms["one"][0].tolist()}
     assert tables.notes(report) == ["better than the best known of the library: one"]
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Return instances of every kind of pattern, and for each a few solutions in the order of their scores."""
+    names = {"nm": "2:4", "hinm": "hinm(4, 0.5, 2:4)", "vnm": "4:2:8", "transposable": "transposable(2:4)"}
+    sources = [benches.matrices(tmp_path, [kind], nm=nm)[0] for kind, nm in names.items()]
+    found = {}
+    for source in sources:
+        problem = source.problem()
+        drawn = [problem.pattern.draw(problem, np.random.default_rng(k)) for k in range(40)]
+        found[source.name] = sorted(drawn, key=problem.score, reverse=True)
+    return sources, found
+
+
+def test_kinds_of_patterns_are_compared_apart(mixed):
+    sources, found = mixed
+    settings = benches.settings(sources, methods=("random", "ria"), limits=(1.0,))
+    records = [benches.record(benches.task("random", each.name), each, found[each.name][0]) for each in sources]
+    records.append(benches.record(benches.task("ria", "nm"), sources[0], found["nm"][5]))
+    refused = [benches.failure(benches.task("ria", each.name), "unsupported", "not mine") for each in sources[1:]]
+    report = summary.summarise(settings, records + refused)
+    json.dumps(report, allow_nan=False)
+    assert (report["failed"], report["unsupported"]) == (0, 3)
+    assert [(each["kind"], each["class"]) for each in report["groups"]] == [
+        (kind, size) for kind in ("nm", "hinm", "vnm", "transposable") for size in ("all", "1-16")
+    ]
+    for each in report["groups"]:
+        assert [row["method"] for row in each["methods"]] == (["random", "ria"] if each["kind"] == "nm" else ["random"])
+        assert all(row["complete"] for row in each["methods"]), "who does not search a pattern is no part of it"
+        assert each["instances"] == 1
+    assert {(choice["kind"], choice["method"]) for choice in report["choices"]} == {
+        (source.kind, "random") for source in sources
+    }
+    assert [curve["kind"] for curve in report["curves"]] == [each["kind"] for each in report["groups"]]
+    for source, row in zip(sources, report["instances"], strict=True):
+        problem = source.problem()
+        assert row["kind"] == source.name
+        assert row["best"] == problem.score(problem.pattern.from_lists(row["best_solution"]))
+        assert row["bound"] == row["rows_bound"] == problem.rows_bound
+    assert list(tables.overall(report, 1.0, "hinm").columns[0].cells) == ["random"]
+    assert list(tables.by_size(report, 1.0, "nm").columns[0].cells) == ["random", "ria"]
+    assert list(tables.by_size(report, 1.0, "vnm").columns[0].cells) == ["random"]
+    (note,) = tables.notes(report)
+    assert note == "not supported: 3, for example ria on hinm: not mine"
+
+
+def test_without_an_answer_the_best_is_what_permutes_nothing(mixed):
+    sources, _ = mixed
+    report = summary.summarise(benches.settings(sources), [])
+    for source, row in zip(sources, report["instances"], strict=True):
+        problem = source.problem()
+        assert row["best_solution"] == problem.pattern.to_lists(problem.start)
+        assert (row["best"], row["best_by"]) == (problem.baseline, "identity")
+
+
+@pytest.mark.parametrize(
+    ("kind", "solution", "message"),
+    [
+        ("nm", {}, "consists of nothing, one of 2:4 of perm"),
+        ("nm", {"rows": [0, 1], "columns": [0, 1]}, "consists of rows, columns, one of 2:4 of perm"),
+        ("hinm", {"perm": list(range(16))}, "consists of perm, one of hinm.* of rows, columns"),
+        ("hinm", {"rows": list(range(8)), "columns": list(range(16))}, r"has shape \(2, 8\), got \(16,\)"),
+        ("vnm", {"rows": list(range(8)), "columns": list(range(16)), "kept": [[[0, 1]]]}, "kept of a solution"),
+        ("transposable", {"rows": [0] * 8, "columns": list(range(16))}, "exactly once"),
+        ("transposable", {"rows": [[0, 1], [2]], "columns": list(range(16))}, "no array of whole numbers"),
+    ],
+)
+def test_an_answer_that_is_no_solution_of_its_pattern_fails(mixed, kind, solution, message):
+    source = next(each for each in mixed[0] if each.name == kind)
+    settings = benches.settings([source], methods=("random",), limits=(1.0,))
+    record = benches.record(benches.task("random", kind), source, mixed[1][kind][0], solution=solution)
+    report = summary.summarise(settings, [record])
+    assert report["failed"] == 1
+    with pytest.raises(InputError, match=f"the answer is no valid solution: .*{message}"):
+        raise InputError(report["faults"][0]["reason"])
+
+
+def test_the_librarys_best_of_another_pattern_counts():
+    import permsolve
+    from permsolve.bench import plan
+
+    entry = permsolve.instances.entry("row_clusters_64x64_hinm16_50pc_2of4_s1")
+    (source,) = plan.library_sources([entry.name])
+    settings = benches.settings([source], methods=("identity",), limits=(1.0,))
+    identity = benches.record(benches.task("identity", entry.name), source, source.problem().start)
+    (row,) = summary.summarise(settings, [identity])["instances"]
+    assert (row["best_by"], row["best"]) == ("library", pytest.approx(entry.best.score, rel=1e-12))
+    assert row["best_solution"] == entry.pattern.to_lists(entry.best.solution)
 
 
 def test_the_tables_show_every_method_and_mark_the_choice(sources, perms):

@@ -46,7 +46,7 @@ def test_a_bench_prints_tables_and_leaves_its_files(run, tmp_path):
         *("settings.json", "runs.jsonl", "report.json", "report.html")
     }
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["schema"] == "permsolve.bench/1"
+    assert report["schema"] == "permsolve.bench/2"
     assert (report["planned"], report["finished"], report["failed"]) == (4, 4, 0)
     assert (tmp_path / "out" / "report.html").read_text().startswith("<!DOCTYPE html>")
 
@@ -72,6 +72,29 @@ def test_instances_of_the_library_can_be_named(run, tmp_path):
     assert (code, out) == (0, "")
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [row["name"] for row in report["instances"]] == [name]
+
+
+def test_a_bench_on_another_pattern_prints_its_tables_and_lists_who_does_not_search_it(run, tmp_path):
+    code, out, _ = run("out", "a.npy", *SMALL, "--nm", "hinm(4, 0.5, 2:4)")
+    assert code == 0
+    assert "All sizes, 0.05 s on one core" in out
+    assert "not supported: 1, for example ria on a: " in out
+    assert "failed" not in out
+    (row,) = json.loads((tmp_path / "out" / "report.json").read_text())["instances"]
+    assert (row["pattern"], row["kind"]) == ("hinm(4, 0.5, 2:4)", "hinm")
+    assert set(row["best_solution"]) == {"rows", "columns"}
+    first, again = (tmp_path / "out" / "report.json").read_text(), run("out", "--report-only", "-q")
+    assert again[0] == 0
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["instances"] == json.loads(first)["instances"]
+
+
+def test_a_bench_on_several_kinds_of_patterns_names_them(run, tmp_path):
+    names = "uniform_32x16_2of4_s0,normal_64x64_vnm16_2of8_s1"
+    code, out, _ = run("out", "--instances", names, *SMALL)
+    assert code == 0
+    assert "n:m, all sizes, 0.05 s on one core" in out
+    assert "V:N:M, all sizes, 0.05 s on one core" in out
+    assert "33-64 (1)" in out
 
 
 def test_the_report_can_be_made_anew(run, tmp_path):

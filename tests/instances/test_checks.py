@@ -8,26 +8,48 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import brute_force
-from small import make, small
+from small import hierarchical, make, small
 
 import permsolve
 from permsolve import instances
 from permsolve.instances import checks
-from permsolve.instances.entries import Best, canonical
+from permsolve.instances.entries import Best
+from permsolve.instances.solutions import canonical
+from permsolve.patterns import NM
 
 
 def solved(entry: instances.Entry) -> instances.Entry:
     """Add a permutation that is better than none."""
     problem = entry.problem()
     result = permsolve.solve(problem, method="local_search", stop=permsolve.stop.MaxIterations(2000), n_jobs=1)
-    perm = canonical(result.perm, entry.pattern.m)
-    return replace(entry, best=Best(problem.score(perm), perm, "local_search", "0.0.1"))
+    return replace(entry, best=Best.of(problem, result.perm, "local_search", "0.0.1"))
 
 
 @pytest.mark.parametrize("entry", small(), ids=lambda entry: entry.name)
 def test_true_entries_pass_with_and_without_a_permutation(entry: instances.Entry) -> None:
     assert checks.check(entry) == (entry.name, (), ())
     assert checks.check(solved(entry)) == (entry.name, (), ())
+
+
+def drawn(entry: instances.Entry) -> instances.Entry:
+    """Add the best of a few random solutions, as any method that knows the pattern would."""
+    problem, rng = entry.problem(), np.random.default_rng(0)
+    best = max((problem.pattern.draw(problem, rng) for _ in range(50)), key=problem.score)
+    return replace(entry, best=Best.of(problem, best, "random", "0.0.1"))
+
+
+@pytest.mark.parametrize("entry", hierarchical(), ids=lambda entry: entry.pattern.kind)
+def test_entries_of_other_patterns_are_checked_like_all(entry: instances.Entry) -> None:
+    assert checks.check(entry) == (entry.name, (), ())
+    good = drawn(entry)
+    assert checks.check(good) == (entry.name, (), ())
+    assert good.best is not None
+    (fault,) = checks.check(change_best(good, score=good.best.score * (1 + 1e-11))).faults
+    assert "score: the solution scores" in fault
+    (fault,) = checks.check(replace(good, rows_bound=entry.rows_bound * (1 + 1e-8))).faults
+    assert "rows_bound: recomputed" in fault
+    claimed = replace(good, bound=good.best.score, bound_kind="exact")
+    assert checks.check(claimed, prove=True, n_jobs=1).faults[0].startswith("exact: cannot be proved again: ")
 
 
 def test_narrow_shipped_instances_pass() -> None:
@@ -49,13 +71,13 @@ def test_each_false_figure_is_one_fault() -> None:
     worst = min(
         (np.random.RandomState(seed).permutation(8) for seed in range(50)), key=lambda perm: entry.problem().score(perm)
     )
-    bad = Best(entry.problem().score(worst), canonical(worst, 4), "random", "0.0.1")
+    bad = Best(entry.problem().score(worst), canonical(NM(2, 4), worst), "random", "0.0.1")
     assert bad.score < entry.baseline
     cases = {
         "sha256 of its matrix": replace(entry, sha256="0" * 64),
         "baseline: recomputed": replace(entry, baseline=entry.baseline * (1 + 1e-8)),
         "rows_bound: recomputed": replace(entry, rows_bound=entry.rows_bound * (1 + 1e-8)),
-        "score: the permutation scores": change_best(entry, score=entry.best.score * (1 + 1e-11)),
+        "score: the solution scores": change_best(entry, score=entry.best.score * (1 + 1e-11)),
         "below the": replace(entry, best=bad),
         "the rows bound is": replace(entry, bound=entry.bound * (1 + 1e-8)),
     }
@@ -68,7 +90,7 @@ def test_each_false_figure_is_one_fault() -> None:
 def test_a_bound_below_the_score_is_no_bound() -> None:
     entry = solved(small()[0])
     faults = checks.check(replace(entry, bound=entry.baseline)).faults
-    assert any("is no bound, the permutation scores" in fault for fault in faults)
+    assert any("is no bound, the solution scores" in fault for fault in faults)
 
 
 def test_an_exact_bound_that_is_not_attained_is_a_fault() -> None:
@@ -100,7 +122,7 @@ def test_an_exact_bound_of_a_narrow_instance_is_proved_again() -> None:
         if entry.baseline < problem.score(perm) < entry.best.score * 0.999
     )
     score = problem.score(lesser)
-    false = replace(entry, best=Best(score, canonical(lesser, 4), "random", "0.0.1"), bound=score)
+    false = replace(entry, best=Best(score, canonical(NM(2, 4), lesser), "random", "0.0.1"), bound=score)
     faults = checks.check(false, n_jobs=1).faults
     assert len(faults) == 1
     assert "is not optimal, solving again finds" in faults[0]

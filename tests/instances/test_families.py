@@ -14,6 +14,7 @@ from permsolve import instances
 from permsolve.instances import families
 from permsolve.instances.entries import INDEX, Best, read_index, write_index
 from permsolve.instances.records import dump
+from permsolve.patterns import parse
 
 
 def test_the_shipped_index_is_what_the_definitions_and_its_bests_give() -> None:
@@ -33,6 +34,18 @@ def test_extending_adds_what_is_missing_and_keeps_what_is_known() -> None:
     assert by_name[changed].best is None  # it is another matrix now: what was known was of the old one
     added = by_name[families.definitions()[-1].name]
     assert (added.best, added.bound, added.bound_kind) == (None, added.rows_bound, "rows")
+    clusters = by_name["row_clusters_64x64_hinm16_50pc_2of4_s1"]
+    assert clusters.best is not None
+    assert clusters.best.method == "planted"
+    assert clusters.best.score == clusters.problem().score(clusters.best.solution) > clusters.baseline
+
+
+def test_names_tell_patterns_apart() -> None:
+    names = [each.name for each in families.definitions()]
+    assert len(set(names)) == len(names)
+    assert {families._short(parse(nm)) for nm in ("2:4", "hinm(32, 0.75, 2:4)", "64:2:8", "transposable(1:2)")} == {
+        *("2of4", "hinm32_75pc_2of4", "vnm64_2of8", "transposable_1of2")
+    }
 
 
 def library(count: int) -> tuple[instances.Entry, ...]:

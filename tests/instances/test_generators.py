@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from permsolve import instances
 
 generators = instances.generators
 
+row_clusters = partial(generators.row_clusters, vector=2)
+
 ALL: tuple[Callable[..., Any], ...] = (
     generators.uniform,
     generators.normal,
@@ -22,13 +25,14 @@ ALL: tuple[Callable[..., Any], ...] = (
     generators.duplicated_columns,
     generators.planted,
     generators.unstructured_sparse,
+    row_clusters,
 )
 
 
 def draw(generator: Callable[..., Any], *shape: int, **options: Any) -> np.ndarray:
     """Draw a matrix, whatever else the generator answers."""
     answer = generator(*shape, **options)
-    return answer.matrix if isinstance(answer, generators.Planted) else answer
+    return answer.matrix if isinstance(answer, (generators.Planted, generators.Clusters)) else answer
 
 
 def kept(matrix: np.ndarray, n: int, m: int) -> float:
@@ -173,6 +177,17 @@ def test_planted_places_vary() -> None:
     assert len(np.unique(instance.matrix > 0, axis=0)) == 6  # all ways to choose 2 of 4
 
 
+def test_rows_of_a_cluster_share_the_factors_of_the_columns() -> None:
+    answer = generators.row_clusters(24, 10, seed=5, vector=8)
+    plain = generators.normal(24, 10, seed=5)
+    np.testing.assert_array_equal(np.sort(answer.rows), np.arange(24))
+    assert answer.rows.tolist() != list(range(24))
+    factors = (answer.matrix[answer.rows] / plain).reshape(3, 8, 10)
+    np.testing.assert_allclose(factors, np.broadcast_to(factors[:, :1], factors.shape), rtol=1e-12)
+    assert (factors > 0).all()
+    assert len(np.unique(factors[:, 0].round(9))) == 30
+
+
 @pytest.mark.parametrize("generator", ALL)
 @pytest.mark.parametrize(
     ("shape", "seed", "message"),
@@ -209,6 +224,8 @@ def test_bad_shapes_and_seeds(generator: Callable[..., Any], shape: Any, seed: A
         (generators.planted, 8, {"n": 4}, "n must be below m; got n=4, m=4"),
         (generators.planted, 8, {"n": 5, "m": 4}, "n must be below m"),
         (generators.planted, 10, {}, "cols must be a multiple of m; got cols=10, m=4"),
+        (generators.row_clusters, 8, {"vector": 3}, "rows must be a multiple of vector; got rows=4, vector=3"),
+        (generators.row_clusters, 8, {"vector": 0}, "vector must be"),
     ],
 )
 def test_bad_options(generator: Callable[..., Any], cols: int, options: dict[str, Any], message: str) -> None:

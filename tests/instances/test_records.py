@@ -10,14 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from small import small
+from small import hierarchical, small
 
 from permsolve import instances
-from permsolve.errors import FileError, InputError
+from permsolve.errors import FileError
 from permsolve.instances import entries, records
-from permsolve.instances.entries import INDEX, Best, canonical
+from permsolve.instances.entries import INDEX, Best
 
 SHIPPED = Path(instances.__file__).parent / INDEX
 
@@ -33,39 +31,24 @@ def test_the_shipped_index_is_written_as_it_was_read() -> None:
     assert records.dump(records.parse(raw, "x")) == raw
 
 
+@pytest.mark.parametrize("entry", hierarchical(), ids=lambda entry: entry.pattern.kind)
+def test_instances_of_other_patterns_are_read_as_they_were_written(entry: instances.Entry) -> None:
+    problem = entry.problem()
+    best = Best.of(problem, problem.pattern.draw(problem, np.random.default_rng(0)), "random", "0.0.1")
+    raw = records.dump([replace(entry, best=best)])
+    (again,) = records.parse(raw, "x")
+    assert again.best is not None
+    assert again.pattern == entry.pattern
+    assert again.best.solution == best.solution
+    assert records.dump([again]) == raw
+    (fresh,) = records.parse(records.dump([entry]), "x")
+    assert fresh.best is None
+
+
 def test_an_instance_is_a_line() -> None:
     lines = records.dump(found()).decode().splitlines()
     assert len(lines) == len(found()) + 2
     assert json.loads(lines[1].removesuffix(","))["name"] == "uniform_12x8"
-
-
-@given(st.sampled_from([2, 4, 8]), st.integers(1, 80), st.integers(0, 2**32 - 1))
-def test_permutations_survive_the_compact_form(m: int, groups: int, seed: int) -> None:
-    perm = canonical(np.random.RandomState(seed).permutation(groups * m), m)
-    text = records.encode(perm)
-    np.testing.assert_array_equal(records.decode(text, groups * m, m), perm)
-    assert len(text) <= 4 * (groups * m * (1 if groups * m <= 256 else 2) / 3 + 1)
-
-
-@pytest.mark.parametrize("cols", [256, 260, 1024])
-def test_column_numbers_take_one_byte_up_to_256_columns_and_two_beyond(cols: int) -> None:
-    perm = np.arange(cols)
-    np.testing.assert_array_equal(records.decode(records.encode(perm), cols, 4), perm)
-
-
-@pytest.mark.parametrize(
-    ("perm", "message"),
-    [
-        ([0, 1, 2, 3, 4, 5, 6], "holds 7 bytes, 8 columns take 8"),
-        ([0, 1, 2, 3, 4, 5, 6, 6], "no permutation of 8 columns"),
-        ([0, 1, 2, 3, 4, 5, 6, 8], "no permutation of 8 columns"),
-        ([1, 0, 2, 3, 4, 5, 6, 7], "canonical"),
-        ([4, 5, 6, 7, 0, 1, 2, 3], "canonical"),
-    ],
-)
-def test_what_is_no_canonical_permutation_is_refused(perm: list[int], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        records.decode(records.encode(np.array(perm)), 8, 4)
 
 
 def edit(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
@@ -91,7 +74,8 @@ def without_bound(record: dict[str, Any]) -> None:
         (edit("rows", to="12"), "rows: "),
         (edit("rows", to=0), "rows: "),
         (edit("cols", to=9), "9 columns .* do not divide"),
-        (edit("cols", to=12), "holds 8 bytes, 12 columns take 12"),
+        (edit("cols", to=12), r"a permutation of 12 columns is .* got int64 of shape \(8,\)"),
+        (edit("nm", to="2 : 4"), "must be written '2:4'"),
         (edit("nm", to="4:2"), "1 <= n < m"),
         (edit("saliency", to="wanda"), "saliency: "),
         (edit("sha256", to="abc"), "sha256: "),
@@ -99,6 +83,9 @@ def without_bound(record: dict[str, Any]) -> None:
         (edit("best", "score", to=float("inf")), "best.score: .*finite"),
         (edit("best", "perm", to="?"), "best.perm is not base64"),
         (edit("best", "perm", to="é"), "best.perm is not base64"),
+        (edit("best", "perm", to=7), "best.perm: "),
+        (edit("best", "rows", to="AAEC"), "consists of perm; got perm, rows"),
+        (edit("best", to={"score": 1.0, "method": "x", "version": "1"}), "consists of perm; got nothing"),
         (edit("best", "version", to=""), "best.version: "),
         (edit("source", to={"generator": "uniforms", "seed": 1}), "generators: uniform, "),
         (edit("source", to={"generator": "uniform"}), "generator with its seed"),
@@ -115,6 +102,29 @@ def test_a_damaged_instance_is_refused_by_name(damage: Callable[[dict[str, Any]]
     document = json.loads(records.dump(found()))
     damage(document["instances"][0])
     with pytest.raises(FileError, match=rf"^some/file: instance uniform_12x8: .*{message}"):
+        records.parse(json.dumps(document).encode(), "some/file")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (edit("rows", to=10), "10 rows .* do not divide into tiles"),
+        (edit("nm", to="transposable(2:4)"), "consists of rows, columns; got rows, columns, kept"),
+        (edit("nm", to="vnm(4, 2, 8)"), "must be written '4:2:8'"),
+        (edit("best", "kept", to="AAEC"), r"kept of a solution of 4:2:8 for 12 x 16 has shape \(3, 2, 4\)"),
+        (edit("bound", "kind", to="lp"), "certificates are of plain n:m, not of 4:2:8"),
+        (edit("bound", "certificate", to={"exponent": 1, "duals": [1] * 16}), "are of plain n:m, not of 4:2:8"),
+    ],
+)
+def test_a_damaged_instance_of_another_pattern_is_refused_by_name(
+    damage: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    entry = hierarchical()[1]
+    problem = entry.problem()
+    best = Best.of(problem, problem.pattern.draw(problem, np.random.default_rng(0)), "random", "0.0.1")
+    document = json.loads(records.dump([replace(entry, best=best)]))
+    damage(document["instances"][0])
+    with pytest.raises(FileError, match=rf"^some/file: instance uniform_vnm: .*{message}"):
         records.parse(json.dumps(document).encode(), "some/file")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import brute_force
-from small import checkout, small
+from small import checkout, hierarchical, small
 
 import permsolve
 from permsolve import instances
@@ -92,8 +92,40 @@ def test_an_update_writes_better_permutations_with_their_method_and_version(inde
         assert outcome.changes
         assert new.best is not None
         assert (new.best.method, new.best.version) == ("local_search", permsolve.__version__)
-        assert new.best.score == new.problem().score(new.best.perm) > old.baseline
+        assert new.best.score == new.problem().score(new.best.solution) > old.baseline
         assert (new.sha256, new.rows_bound) == (old.sha256, old.rows_bound)
+
+
+def test_instances_of_every_pattern_are_updated_alike(tmp_path: Path) -> None:
+    index = checkout(tmp_path / "checkout", hierarchical())
+    effort = replace(QUICK, method="random", time_limit=0.2)
+    outcomes = list(updates.improve(index, read_index(index), effort))
+    assert all(outcome.changes and outcome.skipped is None for outcome in outcomes)
+    for entry in read_index(index):
+        problem = entry.problem()
+        assert entry.best is not None
+        assert entry.best.score == problem.score(entry.best.solution) > entry.baseline
+        assert check(entry) == (entry.name, (), ())
+    before = index.read_bytes()
+    again = list(updates.improve(index, read_index(index), replace(effort, method="identity")))
+    assert [outcome.changes for outcome in again] == [()] * 3
+    refused = list(updates.improve(index, read_index(index), replace(QUICK, method="local_search")))
+    assert all("does not search patterns like" in str(outcome.skipped) for outcome in refused)
+    unbounded = list(updates.improve(index, read_index(index), replace(effort, method="identity", bound="lp")))
+    assert all("no LP bound for" in str(outcome.skipped) for outcome in unbounded)
+    assert index.read_bytes() == before
+
+
+def test_documents_of_every_pattern_contribute(tmp_path: Path) -> None:
+    index = checkout(tmp_path / "checkout", hierarchical())
+    for entry in hierarchical():
+        result = permsolve.solve(entry.matrix(), str(entry.pattern), method="random", options={"samples": 200})
+        permsolve.save(result, tmp_path / "doc.json")
+        (outcome,) = updates.contribute(index, tmp_path / "doc.json")
+        assert outcome.name == entry.name
+        best = read(index, entry.name).best
+        assert best is not None
+        assert best.score == pytest.approx(result.score, rel=1e-12)
 
 
 def test_an_update_that_finds_nothing_better_leaves_the_file_alone(index: Path) -> None:
@@ -151,7 +183,7 @@ def test_the_stored_best_is_where_a_search_starts(index: Path, monkeypatch: pyte
     entry = read(index)
     list(updates.improve(index, [entry], QUICK))
     assert entry.best is not None
-    np.testing.assert_array_equal(starts[0], entry.best.perm)
+    np.testing.assert_array_equal(starts[0], entry.best.solution)
 
 
 def test_what_others_wrote_meanwhile_is_kept(index: Path) -> None:
@@ -234,7 +266,7 @@ def test_a_document_contributes_to_the_instance_of_its_matrix(index: Path, tmp_p
     best = read(index).best
     assert best is not None
     assert (best.method, best.version) == ("local_search", "7.7")
-    assert best.score == read(index).problem().score(best.perm)
+    assert best.score == read(index).problem().score(best.solution)
     (again,) = updates.contribute(index, path)
     assert again.changes == ()
 

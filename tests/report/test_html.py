@@ -162,6 +162,62 @@ def test_maps_show_the_best_permutations(page):
     assert 1 <= len(sources) <= html.MAPS
 
 
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """Return the report of a bench on every kind of pattern, with a method that searches only one of them."""
+    folder = tmp_path_factory.mktemp("mixed")
+    names = {"nm": "2:4", "hinm": "hinm(4, 0.5, 2:4)", "vnm": "4:2:8", "transposable": "transposable(2:4)"}
+    sources = [benches.matrices(folder, [kind], nm=nm)[0] for kind, nm in names.items()]
+    settings = benches.settings(sources, methods=("ria", "random"), limits=(0.5, 1.0))
+    records = []
+    for source in sources:
+        problem = source.problem()
+        drawn = [problem.pattern.draw(problem, np.random.default_rng(k)) for k in range(9)]
+        best = max(drawn, key=problem.score)
+        for limit in settings.limits:
+            task = benches.task("ria", source.name, limit=limit)
+            records.append(benches.record(benches.task("random", source.name, limit=limit), source, best))
+            if source.kind == "nm":
+                records.append(benches.record(task, source, drawn[0]))
+            else:
+                records.append(benches.failure(task, "unsupported", "it searches plain n:m"))
+    return summary.summarise(settings, records)
+
+
+def test_a_page_on_several_kinds_of_patterns_shows_each_apart(mixed):
+    text = html.page(mixed)
+    page = Page(text)
+    shown = " ".join(" ".join(page.texts).split())
+    for name in ("n:m", "HiNM", "V:N:M", "transposable n:m"):
+        assert f"{name}, 1 s per run" in shown
+        assert f"All 1 instances of {name}" in shown
+    assert "No run failed" in shown
+    section = text.partition('<section id="choice">')[2].partition("</section>")[0]
+    assert section.count("<strong>") == 4 * 2 * 2, "of every kind all sizes and one size class, at two limits"
+    curves = text.partition('<section id="curves">')[2].partition("</section>")[0]
+    assert curves.count("<title>random</title>") == 4 * 2 * 2
+    assert curves.count("<title>ria</title>") == 2 * 2, "only where it is compared"
+    assert curves.count(" ria</li>") == 2
+    maps = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
+    assert len(maps) == 4
+    for picture in re.findall(r'<svg class="chart".*?</svg>', text, flags=re.DOTALL):
+        ElementTree.fromstring(picture)
+
+
+def test_every_kind_of_pattern_is_drawn_before_one_is_drawn_twice(mixed, monkeypatch):
+    monkeypatch.setattr(html, "_map", lambda row: row["kind"])
+    rows = [{**row, "baseline": 1.0, "best": 2.0 + row["best"] % 1} for row in mixed["instances"]]
+    most = [{**rows[1], "name": f"more{k}", "best": 100.0 + k} for k in range(4)]
+    assert sorted(each["png"] for each in html._maps({**mixed, "instances": [*rows, *most]})) == [
+        *("hinm", "nm", "transposable", "vnm")
+    ]
+    assert html._maps({**mixed, "instances": [*rows, *most]})[0]["name"] == "more3"
+
+
+def test_a_page_on_one_kind_of_pattern_does_not_name_it(page):
+    assert "n:m, 1 s per run" not in " ".join(page.texts)
+
+
 def test_an_unfinished_bench_says_so(tmp_path):
     assert "Unfinished: 1 of 12 runs" in " ".join(html.page(make_report(tmp_path, finished=False)).split())
 

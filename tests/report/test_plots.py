@@ -35,6 +35,30 @@ def test_the_bars_under_the_map_are_what_each_group_loses(solved):
     assert bars.sum() == pytest.approx(100 * (total - kept) / total)
 
 
+@pytest.mark.parametrize("nm", ["hinm(4, 0.5, 2:4)", "4:2:8", "transposable(2:4)", "1:4"])
+def test_maps_of_every_pattern_show_what_is_pruned_in_the_order_used(nm):
+    matrix = np.random.default_rng(0).random((12, 32))
+    problem = permsolve.Problem.of(matrix, nm)
+    result = permsolve.solve(problem, method="random", seed=1, options={"samples": 50})
+    figure = plots.before_after(problem, result)
+    total = matrix.sum()
+    assert nm in figure.get_suptitle()
+    cases = ((problem.start, result.baseline), (result.solution, result.score))
+    for k, (solution, score) in enumerate(cases):
+        drawn = figure.axes[k].images[0].get_array()
+        lost = np.where(problem.pattern.mask(matrix, solution), 0.0, matrix)
+        np.testing.assert_array_equal(drawn, problem.pattern.permute(lost, solution))
+        assert drawn.sum() == pytest.approx(total - score)
+        assert f"{100 * score / total:.2f} % kept" in figure.axes[k].get_title(loc="left")
+        bars = figure.axes[2 + k].patches[0].get_data().values
+        assert len(bars) == 32 // problem.pattern.m
+        assert bars.sum() == pytest.approx(100 * (total - score) / total)
+    if isinstance(problem.pattern, permsolve.HiNM):
+        for axes in figure.axes[:4]:
+            assert axes.lines[-1].get_xdata() == [16, 16]
+        assert (figure.axes[1].images[0].get_array()[:, 16:] > 0).all()
+
+
 @pytest.mark.parametrize("matrix", [np.zeros((3, 8)), np.ones((600, 520))], ids=["zeros", "wide"])
 def test_maps_of_odd_matrices_can_be_drawn(matrix, tmp_path):
     problem = permsolve.Problem.of(matrix)
