@@ -58,6 +58,7 @@ bench: $(VENV)/.demo
 	$(BIN)/python benchmarks/core.py
 	$(BIN)/python benchmarks/certificates.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/hierarchical.py
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	$(BIN)/python benchmarks/models.py
 

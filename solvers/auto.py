@@ -14,6 +14,7 @@ from permsolve.search.schedule import default_seconds
 from permsolve.search.start import allocate
 from permsolve.solver import Solver, Status
 from permsolve.solvers.annealing import Annealing, proposal_cost
+from permsolve.solvers.joint import Joint
 
 #: Share of the time that enumeration and linear program may take, and modelled seconds of a node of branch and bound,
 #: for the schedule without limits.
@@ -39,16 +40,20 @@ class Auto(Solver):
     followed by annealing that starts cold for the last quarter of the time up to 512 columns. It uses all the time it
     is given, unless the optimum is proved. Without a limit the stages share a schedule of ``0.7 * min(cols / 64, 60)``
     modelled seconds of one core: 0.7 s at 64 columns, at most 42 s. Under an iteration limit it is annealing alone;
-    where the matrix is streamed, assignments, and on a GPU annealing, whatever the size.
+    where the matrix is streamed, assignments, and on a GPU annealing, whatever the size. Patterns that permute rows get
+    ``joint``.
     """
 
     source: ClassVar[str] = "ours: the stages' docstrings name their sources"
     unit: ClassVar[str] = "one iteration of the stage that is running; under an iteration limit, one proposed exchange"
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
+    patterns: ClassVar[tuple[str, ...]] = ("nm", "hinm", "vnm", "transposable")
     streams: ClassVar[bool] = True
 
     def __call__(self, problem: Problem, run: Run) -> Status:
         """Run the stages one after the other."""
+        if problem.pattern.moves_rows:
+            return Joint()(problem, run)
         if run.device != "cpu":
             return Annealing()(problem, run)
         if problem.cols > NARROW and run.initial is None:
@@ -98,6 +103,9 @@ class Auto(Solver):
 
     def warm_up(self, problem: Problem) -> None:
         """Compile what the stages use; which of them run depends on the time."""
+        if problem.pattern.moves_rows:
+            Joint().warm_up(problem)
+            return
         Annealing().warm_up(problem)
         if storable(problem.cols, problem.pattern.m):
             from permsolve.solvers.exact import Exact

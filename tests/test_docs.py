@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 GUIDE = ROOT / "docs" / "writing-a-solver.md"
+PATTERNS = GUIDE.parent / "patterns.md"
 
 
 def blocks(kind: str) -> list[str]:
@@ -74,6 +75,13 @@ def test_all_code_of_the_guide_runs(installed: Path) -> None:
     assert re.search(r"ThresholdAccepting: \d+ checks passed", printed)
     assert "Careless breaks the rule same_seed_same_permutation on 1:2" in printed
     assert "use run.rng only" in printed
+
+
+def test_the_code_about_patterns_runs(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PATTERNS.read_text(), re.DOTALL)
+    printed = python(tmp_path, "-c", code)
+    assert "hinm(32, 0.5, 2:4) of 256 x 256" in printed
+    assert float(printed.split()[-1]) > 0.44
 
 
 def test_its_commands_run(installed: Path) -> None:

@@ -1,0 +1,62 @@
+"""Rows and columns searched together, for patterns that permute both."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from permsolve.errors import OptionError
+from permsolve.problem import Problem
+from permsolve.run import Run
+from permsolve.solver import Solver, Status
+
+
+@dataclass(frozen=True)
+class Joint(Solver):
+    """Simulated annealing over rows, columns and the columns kept, at one temperature.
+
+    What all three patterns share: with everything else fixed, the best places of the rows are a transportation problem,
+    the best columns are independent from tile to tile, and exchanges of either cost a few vector operations. The
+    searches are in ``permsolve.search``: `hinm`, `vnm`, `transposable`.
+
+    Parameters
+    ----------
+    rows
+        Whether rows may move; without, only the columns are searched (HiNM, V:N:M).
+    """
+
+    source: ClassVar[str] = "ours; annealing: Kirkpatrick, Gelatt and Vecchi, Science 220, 1983"
+    unit: ClassVar[str] = "one round of proposals; the pattern's search says of how many"
+    patterns: ClassVar[tuple[str, ...]] = ("hinm", "vnm", "transposable")
+
+    rows: bool = True
+
+    def __post_init__(self) -> None:
+        """Validate the options."""
+        if not isinstance(self.rows, bool):
+            raise OptionError(f"option rows = {self.rows!r} must be True or False")
+
+    def supports(self, problem: Problem) -> str | None:
+        """Say why not: the rows of transposable patterns always move."""
+        if not self.rows and problem.pattern.kind == "transposable":
+            return f"rows = False is for HiNM and V:N:M; {problem.pattern} is searched with its rows"
+        return None
+
+    def __call__(self, problem: Problem, run: Run) -> Status:
+        """Search as the pattern wants it."""
+        options = {} if self.rows else {"rows": False}
+        status: Status = _search_of(problem).search(problem, run, **options)
+        return status
+
+    def warm_up(self, problem: Problem) -> None:
+        """Compile the pattern's kernels."""
+        own = getattr(_search_of(problem), "warm_up", None)
+        if own is None:
+            super().warm_up(problem)
+        else:
+            own(problem)
+
+
+def _search_of(problem: Problem) -> Any:
+    return importlib.import_module(f"permsolve.search.{problem.pattern.kind}")
