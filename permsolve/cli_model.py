@@ -42,6 +42,7 @@ class _Request:
     seed: int
     gather: str | None
     prune: bool
+    search: float | None
     jobs: int | None
     workers: int
     plan_only: bool
@@ -49,15 +50,17 @@ class _Request:
 
     def settings(self) -> dict[str, Any]:
         """Return what decides on the results; a run that only plans leaves open how to solve."""
+        from permsolve.patterns import parse
+
         given = self.text if self.example is None else self.example.name
         found: dict[str, Any] = {
             "arch": self.arch if self.arch == "transformers" else self.arch.rpartition(":")[2],
-            "nm": self.nm,
+            "nm": str(parse(self.nm)),
             "gather": self.gather,
             "example": "default" if given is None else given,
         }
         if not self.plan_only:
-            names = ("method", "saliency", "time_limit", "seed", "prune")
+            names = ("method", "saliency", "time_limit", "seed", "prune", "search")
             found |= {name: getattr(self, name) for name in names}
         return found
 
@@ -75,7 +78,9 @@ def model(
             "--arch", help="transformers, or FILE.py:FUNCTION that returns a model, or a model and example inputs."
         ),
     ],
-    nm: Annotated[str, typer.Option("--nm", metavar="N:M", help="Keep N of every M.")] = "2:4",
+    nm: Annotated[
+        str, typer.Option("--nm", metavar="PATTERN", help="2:4 keeps 2 of every 4; or 'hinm(32, 0.5, 2:4)'.")
+    ] = "2:4",
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Holds the new model and reports.")] = None,
     example: Annotated[
         Path | None, typer.Option("--example", metavar="FILE", help="Inputs to trace with: .pt or .safetensors.")
@@ -93,6 +98,12 @@ def model(
         str | None, typer.Option("--gather", metavar="norm", help="norm: let norms gather their output's channels.")
     ] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Write the model pruned, not only permuted.")] = False,
+    search: Annotated[
+        float | None,
+        typer.Option(
+            "--search", metavar="SECONDS", help="With --prune, hinm: search columns of tiles that are not in the plan."
+        ),
+    ] = None,
     jobs: Annotated[
         int | None, typer.Option("--jobs", metavar="THREADS", help="Threads; all cores by default.")
     ] = None,
@@ -109,7 +120,7 @@ def model(
     """
     ask = _Request(
         *(checkpoint, arch, nm, out, example, example_text, method, saliency, time_limit, seed),
-        *(gather, prune, jobs, workers, plan_only, quiet),
+        *(gather, prune, search, jobs, workers, plan_only, quiet),
     )
     _check(ask)
     progress: list[str] = []
@@ -125,13 +136,18 @@ def _check(ask: _Request) -> None:
     """Find out before the work what can be found out without the model."""
     from permsolve._solve import generator, threads
     from permsolve.dispatch import worker_count
-    from permsolve.patterns import NM
+    from permsolve.models.sides import side_of
+    from permsolve.models.standing import check_search
+    from permsolve.patterns import parse
     from permsolve.registry import make_solver
     from permsolve.saliency import resolve
 
     if ask.out is None and not ask.plan_only:
         raise InputError("--out names the folder for the new model; give it, or --plan-only")
-    NM.parse(ask.nm)
+    pattern = side_of(parse(ask.nm)).pattern
+    check_search(ask.search, pattern)
+    if ask.search is not None and not ask.prune:
+        raise InputError("--search is for the columns that pruning keeps: it needs --prune")
     make_solver(ask.method, None)
     resolve(ask.saliency)
     threads(ask.jobs)
@@ -215,9 +231,9 @@ def _check_solvable(ask: _Request, plan: Plan, loaded: Loaded) -> None:
     for group in plan.groups:
         if group.result is not None and group.fingerprint(loaded.model) != group.result.fingerprint:
             raise InputError(f"group {group.name!r} of plan.json was solved for other weights; name a new --out")
-        if group.perm is None:
+        if group.solution is None:
             for _, part in group.problem(loaded.model, ask.saliency).parts():
-                reason = solver.supports(part)
+                reason = solver.refusal(part)
                 if reason is not None:
                     raise UnsupportedProblemError(
                         f"method {ask.method!r} does not support group {group.name!r}: {reason}"
@@ -231,7 +247,7 @@ def _spent(plan: Plan) -> float:
 def _solve(ask: _Request, plan: Plan, loaded: Loaded, folder: OutputFolder) -> None:
     from permsolve.models.outputs import PLAN
 
-    done = sum(group.perm is not None for group in plan.groups)
+    done = sum(group.solution is not None for group in plan.groups)
     if done and not ask.quiet:
         typer.echo(f"going on: {done} of {len(plan.groups)} groups are solved already")
     # The limit is for all groups, those that an earlier run has solved among them.
@@ -270,11 +286,13 @@ def _finish(
         raise typer.Exit(_FAILED) from None
     assert verified is not None
     typer.echo(str(verified))
-    pruned = models.prune_(loaded.model, ask.nm, saliency=ask.saliency) if ask.prune else None
+    pruned = None
+    if ask.prune:
+        pruned = models.prune_(loaded.model, ask.nm, plan=plan, search=ask.search, saliency=ask.saliency)
     original = source.load(loaded.example).model
     try:
-        retained = models.report(loaded.model, ask.nm, before=original, saliency=ask.saliency)
-    except InputError:  # no weight of this model can be n:m
+        retained = models.report(loaded.model, ask.nm, before=original, plan=plan, pruned=pruned, saliency=ask.saliency)
+    except InputError:  # no weight of this model can be of the pattern
         retained = None
     del original
     if retained is not None:
@@ -325,7 +343,9 @@ def _group(group: Group) -> dict[str, Any]:
         "name": group.name,
         "blocks": list(group.blocks),
         "rows": group.rows,
+        "cols": group.cols,
         "consumers": [each.name for each in group.consumers],
+        "makers": [each.name for each in group.makers],
         "producers": list(group.producers),
         "followers": list(group.followers),
         "indices": list(group.indices),

@@ -11,12 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from permsolve import documents
 from permsolve._version import __version__
+from permsolve.documents import HiNMSolutionDocument, PatternDocument, PermutationSolution
 from permsolve.errors import DocumentError, InputError
 from permsolve.models.group import Group
 from permsolve.models.grouping import Movement, Refusal
 from permsolve.models.plan import Plan
+from permsolve.models.sides import Side, side_of
 from permsolve.models.spaces import Ints
-from permsolve.patterns import NM
+from permsolve.patterns import Pattern
 
 SCHEMA = "permsolve.plan/1"
 #: Positions are stored as runs; a document may not ask for more entries than this in all.
@@ -37,7 +39,7 @@ class MovementDocument(_Strict):
     """
 
     name: str
-    role: Literal["consumer", "carried", "producer", "follower", "index", "pointed"]
+    role: Literal["consumer", "maker", "carried", "producer", "follower", "index", "pointed"]
     view: list[_Size]
     axes: list[Annotated[int, Field(ge=0)]]
     masks: list[str]
@@ -50,7 +52,7 @@ class GroupDocument(_Strict):
     name: str
     blocks: Annotated[list[_Size], Field(min_length=1)]
     movements: Annotated[list[MovementDocument], Field(min_length=1)]
-    perm: list[int] | None
+    solution: PermutationSolution | HiNMSolutionDocument | None
     result: dict[str, Any] | None
 
 
@@ -60,14 +62,6 @@ class RefusalDocument(_Strict):
     name: str
     axis: int
     reason: str
-
-
-class PatternDocument(_Strict):
-    """The pattern: n of every m are kept."""
-
-    kind: Literal["nm"]
-    n: int
-    m: int
 
 
 class PlanDocument(_Strict):
@@ -101,7 +95,7 @@ def dump(plan: Plan) -> str:
     head = {
         "schema": SCHEMA,
         "version": __version__,
-        "pattern": {"kind": "nm", "n": plan.nm.n, "m": plan.nm.m},
+        "pattern": _pattern_fields(plan.nm),
         "model": plan.model,
         "parameters": plan.parameters,
         "unknown": plan.unknown,
@@ -131,9 +125,14 @@ def _group_fields(group: Group) -> dict[str, Any]:
             }
             for move in group.movements
         ],
-        "perm": None if group.perm is None else group.perm.tolist(),
+        "solution": None if group.solution is None else group.nm.to_lists(group.solution),
         "result": None if group.result is None else json.loads(group.result.to_json()),
     }
+
+
+def _pattern_fields(pattern: Pattern) -> dict[str, Any]:
+    fields = {"kind": pattern.kind, "n": pattern.n, "m": pattern.m}
+    return fields | {name: getattr(pattern, name) for name in ("vector", "vector_sparsity") if hasattr(pattern, name)}
 
 
 def _runs(positions: Ints) -> list[list[int]]:
@@ -175,15 +174,15 @@ def parse(text: str | bytes) -> Plan:
     except ValidationError as error:
         raise DocumentError(_explain(error)) from error
     try:
-        nm = NM(document.pattern.n, document.pattern.m)
+        side = side_of(document.pattern.pattern())
     except InputError as error:
         raise DocumentError(f"the plan's pattern is not valid: {error}") from error
-    groups = tuple(_read_group(each, nm) for each in document.groups)
+    groups = tuple(_read_group(each, side) for each in document.groups)
     names = [group.name for group in groups]
     if len(set(names)) < len(names):
         raise DocumentError("two groups of the plan have one name")
     return Plan(
-        nm=nm,
+        nm=side.pattern,
         model=document.model,
         parameters=document.parameters,
         groups=groups,
@@ -192,34 +191,60 @@ def parse(text: str | bytes) -> Plan:
     )
 
 
-def _read_group(document: GroupDocument, nm: NM) -> Group:
-    if any(size % nm.m for size in document.blocks):
-        raise DocumentError(f"group {document.name!r}: blocks {document.blocks} are not multiples of {nm.m}")
-    cols = sum(document.blocks)
-    movements = tuple(_read_movement(each, cols, document.name) for each in document.movements)
-    group = Group(document.name, nm, tuple(document.blocks), movements)
-    if not group.consumers:
-        raise DocumentError(f"group {document.name!r} has no consumer")
+def _read_group(document: GroupDocument, side: Side) -> Group:
+    if any(size % side.unit for size in document.blocks):
+        raise DocumentError(f"group {document.name!r}: blocks {document.blocks} are not multiples of {side.unit}")
+    if len(document.blocks) > 1 and not side.merges:
+        raise DocumentError(f"group {document.name!r}: a group of {side.pattern} has one block, not {document.blocks}")
+    channels = sum(document.blocks)
+    movements = tuple(_read_movement(each, channels, document.name) for each in document.movements)
+    group = Group(document.name, side.pattern, tuple(document.blocks), movements)
+    if not group.gaining:
+        raise DocumentError(f"group {document.name!r} has no {side.role}")
+    _check_gaining(group)
     try:
-        if document.perm is not None:
-            group.perm = group.check_perm(document.perm)
+        if document.solution is not None:
+            group.solution = _read_solution(group, document.solution.model_dump())
         if document.result is not None:
             group.result = documents.parse(json.dumps(document.result))
     except InputError as error:
         raise DocumentError(f"group {document.name!r}: {error}") from error
-    if group.result is not None and (group.perm is None or not np.array_equal(group.result.solution, group.perm)):
-        raise DocumentError(f"group {document.name!r}: its permutation is not that of its result")
+    if group.result is not None and (
+        group.solution is None or group.nm.to_lists(group.solution) != group.nm.to_lists(group.result.solution)
+    ):
+        raise DocumentError(f"group {document.name!r}: its solution is not that of its result")
     return group
 
 
-def _read_movement(document: MovementDocument, cols: int, group: str) -> Movement:
+def _check_gaining(group: Group) -> None:
+    """Check that weights that gain have the axes they gain along, in whole units."""
+    side, where = group.side, f"group {group.name!r}"
+    for move in group.movements:
+        if move.role in ("consumer", "maker") and move.role != side.role:
+            raise DocumentError(f"{where}, {move.name!r}: a {move.role} cannot gain by {group.nm}")
+    for move in group.gaining:
+        channels = math.prod(move.view[axis] for axis in move.axes)
+        units = np.sort(move.positions.reshape(-1, side.unit) // side.unit, axis=1)
+        if fault := side.fault(move.view, channels // (move.view[0] if len(move.axes) > 1 else 1)):
+            raise DocumentError(f"{where}, {move.name!r}: {fault}")
+        if (units[:, 0] != units[:, -1]).any():
+            raise DocumentError(f"{where}, {move.name!r}: its channels do not lie in whole {side.unit_name}s")
+
+
+def _read_solution(group: Group, lists: dict[str, Any]) -> Any:
+    if set(lists) != set(group.nm.parts):
+        raise InputError(f"its solution holds {', '.join(lists)}, one of {group.nm} {', '.join(group.nm.parts)}")
+    return group.check_solution(group.nm.from_lists(lists))
+
+
+def _read_movement(document: MovementDocument, channels: int, group: str) -> Movement:
     where = f"group {group!r}, {document.name!r}"
     if sorted(set(document.axes)) != sorted(document.axes) or any(k >= len(document.view) for k in document.axes):
         raise DocumentError(f"{where}: axes {document.axes} are not axes of {document.view}")
     length = math.prod(document.view[axis] for axis in document.axes)
     total = [sum(run[2] for run in runs) for runs in document.positions]
-    if any(count != cols for count in total) or cols * len(total) > min(length, _LARGEST):
-        raise DocumentError(f"{where}: positions of {total[0]} channels do not fit a group of {cols}")
+    if any(count != channels for count in total) or channels * len(total) > min(length, _LARGEST):
+        raise DocumentError(f"{where}: positions of {total[0]} channels do not fit a group of {channels}")
     if any(run[2] < 1 for runs in document.positions for run in runs):
         raise DocumentError(f"{where}: a run of positions is empty")
     positions = np.array(

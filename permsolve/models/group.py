@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,26 +14,27 @@ from torch import nn
 
 from permsolve.errors import InputError, ModelError
 from permsolve.models.grouping import Block, Movement
+from permsolve.models.sides import Side, side_of
 from permsolve.models.tensors import lookup
-from permsolve.patterns import NM, Permutation
+from permsolve.patterns import Pattern, Permutation
 from permsolve.problem import Problem
 from permsolve.result import Result
 from permsolve.saliency import NAMES, Saliency, resolve
-from permsolve.sources import Source, finite_values
+from permsolve.sources import finite_values
 
 Array = npt.NDArray[Any]
 
 
-class Consumer(NamedTuple):
-    """A weight whose input channels a group permutes."""
+class Gainer(NamedTuple):
+    """A weight that gains by a group's permutation: a consumer for plain n:m, a maker for HiNM."""
 
     #: Full name of the parameter.
     name: str
     #: Its axis of input channels.
     axis: int
-    #: Rows of the stacked problem that come from it.
-    rows: int
-    #: Numbers of the weight that stand in the columns.
+    #: Lines of the problem that come from it: rows for plain n:m, columns for HiNM.
+    lines: int
+    #: Numbers of the weight that stand in the group's channels.
     size: int
 
 
@@ -40,10 +42,12 @@ class Consumer(NamedTuple):
 class Group:
     """Channels that one permutation moves, in every parameter that holds them.
 
+    For plain n:m the channels are the columns of the group's problem, for HiNM they are its rows.
+
     Parameters
     ----------
     name
-        Name of the first consumer.
+        Name of the first weight that gains.
     nm
         The pattern.
     blocks
@@ -52,19 +56,19 @@ class Group:
         What the permutation does to each parameter, buffer or index.
     result
         The result of the last solve, or None.
-    perm
-        The permutation: that of ``result``, or the user's own, or None. int64 (cols,).
+    solution
+        The pattern's solution: that of ``result``, or the user's own, or None.
     """
 
     name: str
-    nm: NM
+    nm: Pattern
     blocks: tuple[int, ...]
     movements: tuple[Movement, ...] = field(repr=False)
     result: Result | None = field(default=None, repr=False)
-    perm: Permutation | None = field(default=None, repr=False)
+    solution: Any = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, blocks: list[Block], nm: NM) -> Group:
+    def of(cls, blocks: list[Block], nm: Pattern) -> Group:
         """Make a group of blocks that move the same parameters.
 
         Parameters
@@ -84,33 +88,68 @@ class Group:
             first = parts[0]
             positions = np.concatenate([part.positions for part in parts], axis=1)
             movements.append(Movement(first.name, first.role, first.view, first.axes, positions, first.masks))
-        readers = [move.name for move in movements if move.role == "consumer"]
         sizes = tuple(int(block.classes.size) for block in blocks)
-        return cls(readers[0].removesuffix(".weight"), nm, sizes, tuple(movements))
+        group = cls("", nm, sizes, tuple(movements))
+        group.name = group.gainers[0].name.removesuffix(".weight")
+        return group
 
     @property
-    def cols(self) -> int:
+    def side(self) -> Side:
+        """The side of its weights that the pattern permutes."""
+        return side_of(self.nm)
+
+    @property
+    def perm(self) -> Permutation | None:
+        """How the channels are permuted, int64 (channels,): slot s holds what slot perm[s] held. None if not solved."""
+        return None if self.solution is None else self.side.perm(self.solution)
+
+    @property
+    def channels(self) -> int:
         """Number of channels."""
         return sum(self.blocks)
 
     @property
-    def rows(self) -> int:
-        """Rows of the problem: the consumers stacked."""
-        return sum(each.rows for each in self.consumers)
+    def lines(self) -> tuple[int, ...]:
+        """Lines of each weight that gains, once for each occurrence of the channels in it."""
+        return tuple(int(each) for move in self.gaining for each in [_lines(move)] * move.positions.shape[0])
 
     @property
-    def consumers(self) -> tuple[Consumer, ...]:
-        """The weights that gain."""
+    def rows(self) -> int:
+        """Rows of the problem."""
+        return self.side.shape(self.channels, sum(self.lines))[0]
+
+    @property
+    def cols(self) -> int:
+        """Columns of the problem."""
+        return self.side.shape(self.channels, sum(self.lines))[1]
+
+    @property
+    def gaining(self) -> list[Movement]:
+        """The movements of the weights that gain."""
+        return self._by_role(self.side.role)
+
+    @property
+    def gainers(self) -> tuple[Gainer, ...]:
+        """The weights that gain: `consumers` or `makers`."""
         found = []
-        for move in self._by_role("consumer"):
-            inside = int(np.prod([move.view[axis] for axis in move.axes]))
-            rows = int(np.prod(move.view)) // inside * move.positions.shape[0]
-            found.append(Consumer(move.name, _input_axis(move), rows, rows * self.cols))
+        for move in self.gaining:
+            lines = _lines(move) * move.positions.shape[0]
+            found.append(Gainer(move.name, input_axis(move), lines, lines * self.channels))
         return tuple(found)
 
     @property
+    def consumers(self) -> tuple[Gainer, ...]:
+        """The weights whose input channels the group permutes, and that gain."""
+        return self.gainers if self.side.role == "consumer" else ()
+
+    @property
+    def makers(self) -> tuple[Gainer, ...]:
+        """The weights whose output channels the group permutes, and that gain."""
+        return self.gainers if self.side.role == "maker" else ()
+
+    @property
     def producers(self) -> tuple[str, ...]:
-        """Weights whose output channels follow."""
+        """Weights whose output channels follow without a gain."""
         return tuple(dict.fromkeys(move.name for move in self._by_role("producer")))
 
     @property
@@ -125,7 +164,7 @@ class Group:
         return tuple(move.name for move in self._by_role("index"))
 
     def problem(self, model: nn.Module, saliency: object = "magnitude") -> Problem:
-        """Return the problem of this group: its consumers stacked by rows.
+        """Return the problem of this group: its consumers stacked by rows, or its makers side by side.
 
         Parameters
         ----------
@@ -138,7 +177,7 @@ class Group:
         Returns
         -------
         Problem
-            Its columns are the group's channels.
+            Its columns, or rows, are the group's channels.
 
         Raises
         ------
@@ -147,15 +186,14 @@ class Group:
         ModelError
             If the model lacks a parameter, or its shape is another.
         """
-        matrices = self.matrices(model)
-        blocks = self.blocks if len(self.blocks) > 1 else None
+        matrices, blocks = self.matrices(model), self._blocks()
         if isinstance(saliency, str) and saliency in NAMES:
-            return Problem.stack(matrices, self.nm, saliency=saliency, blocks=blocks)
-        arrays = [self._saliency(model, move, saliency) for move in self._by_role("consumer")]
-        return Problem.stack(matrices, self.nm, saliency=arrays, blocks=blocks)
+            return self.side.problem(matrices, blocks, saliency)
+        arrays = [self._saliency(model, move, saliency) for move in self.gaining]
+        return self.side.problem(matrices, blocks, arrays)
 
     def matrices(self, model: nn.Module) -> list[torch.Tensor]:
-        """Return the weights of every consumer as a matrix whose columns are the group's channels.
+        """Return every weight that gains as a matrix whose columns are the group's channels.
 
         Parameters
         ----------
@@ -165,9 +203,9 @@ class Group:
         Returns
         -------
         list
-            Tensors of shape (rows, cols), in the order of `consumers`.
+            Tensors of shape (lines, channels), in the order of `gainers`.
         """
-        return [self._columns(move, effective(model, move)) for move in self._by_role("consumer")]
+        return [self._columns(move, effective(model, move)) for move in self.gaining]
 
     def fingerprint(self, model: nn.Module) -> str:
         """Return the fingerprint that the problem of this group has.
@@ -180,41 +218,36 @@ class Group:
         Returns
         -------
         str
-            Hexadecimal sha256, as in `Problem.stack`.
+            Hexadecimal sha256.
         """
-        import hashlib
+        return self.side.fingerprint(self.matrices(model))
 
-        digest = hashlib.sha256()
-        for matrix in self.matrices(model):
-            digest.update(bytes.fromhex(Source(matrix).fingerprint()))
-        return digest.hexdigest()
-
-    def check_perm(self, perm: npt.ArrayLike) -> Permutation:
-        """Validate a permutation of the group's channels.
+    def check_solution(self, solution: Any) -> Any:
+        """Validate a solution for this group.
 
         Parameters
         ----------
-        perm
-            Integers of shape (cols,).
+        solution
+            Of plain n:m a permutation of the channels, integers of shape (channels,); of HiNM a
+            `permsolve.patterns.HiNMSolution`.
 
         Returns
         -------
-        numpy.ndarray
-            int64 (cols,), a copy.
+        object
+            A copy.
 
         Raises
         ------
         InputError
-            If it is no permutation or moves a channel out of its block.
+            If it is none for this group's problem.
         """
         try:
-            checked = self.nm.check_solution(perm, self.cols)
+            return self.nm.check_solution(solution, (self.rows, self.cols), self._blocks())
         except InputError as error:
             raise InputError(f"group {self.name!r}: {error}") from error
-        block = np.repeat(np.arange(len(self.blocks)), self.blocks)
-        if not np.array_equal(block[checked], block):
-            raise InputError(f"group {self.name!r}: the permutation moves a channel out of its block {self.blocks}")
-        return checked
+
+    def _blocks(self) -> tuple[int, ...] | None:
+        return self.side.blocks(self.blocks, self.lines)
 
     def _by_role(self, role: str) -> list[Movement]:
         return [move for move in self.movements if move.role == role]
@@ -233,10 +266,10 @@ class Group:
     def _saliency(self, model: nn.Module, move: Movement, saliency: object) -> Array:
         if isinstance(saliency, Mapping):
             if move.name not in saliency:
-                raise InputError(f"the saliency has no entry for {move.name!r}, a consumer of group {self.name!r}")
+                raise InputError(f"the saliency has no entry for {move.name!r}, which gains in group {self.name!r}")
             saliency = saliency[move.name]
         weight = effective(model, move)
-        axis = _input_axis(move)
+        axis = input_axis(move)
         first = finite_values(weight)
         channels = np.moveaxis(first, axis, 1) if first.ndim > 1 else first
         if callable(saliency) and not isinstance(saliency, Saliency) and not isinstance(saliency, type):
@@ -256,22 +289,40 @@ class Group:
         return array
 
 
-def _input_axis(move: Movement) -> int:
-    """Return the parameter's own axis of input channels."""
+def input_axis(move: Movement) -> int:
+    """Return the parameter's own axis of input channels.
+
+    Parameters
+    ----------
+    move
+        The movement of a weight that gains.
+
+    Returns
+    -------
+    int
+        The axis.
+    """
+    if move.role == "maker":  # a matrix: the other axis
+        return 1 - move.axes[0]
     if len(move.axes) == 1:
         return move.axes[0]
     return 1 if move.axes == (0, 2) else 0
 
 
+def _lines(move: Movement) -> int:
+    """Return how many entries one channel has in one of its occurrences."""
+    return math.prod(move.view) // math.prod(move.view[axis] for axis in move.axes)
+
+
 def effective(model: nn.Module, move: Movement) -> torch.Tensor:
-    """Return a consumer's weight with its masks, without gradient.
+    """Return a weight that gains with its masks, without gradient.
 
     Parameters
     ----------
     model
         The model.
     move
-        The consumer.
+        Its movement.
 
     Returns
     -------

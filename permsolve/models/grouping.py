@@ -10,8 +10,8 @@ import numpy as np
 
 from permsolve.models.analysis import Axis, Findings, Gather
 from permsolve.models.rules.registry import Use
+from permsolve.models.sides import Side
 from permsolve.models.spaces import Cells, Ints, Labels
-from permsolve.patterns import NM
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Movement:
     name
         Its full name; of the module for an index.
     role
-        ``"consumer"``: reads the channels and gains; ``"carried"``: reads them without gain; ``"producer"``: makes
-        them; ``"follower"``: anything else with an entry for each channel; ``"index"``: an index
-        after a norm that makes them; ``"pointed"``: such an index that points to them.
+        ``"consumer"``: reads the channels and gains; ``"maker"``: makes them and gains; ``"carried"``: reads them
+        without gain; ``"producer"``: makes them without gain; ``"follower"``: anything else with an entry for each
+        channel; ``"index"``: an index after a norm that makes them; ``"pointed"``: such an index that points to them.
     view
         The shape it is looked at in.
     axes
@@ -33,7 +33,7 @@ class Movement:
     positions
         Flat positions, (occurrences, cols): entry ``[k, s]`` moves like slot s.
     masks
-        Buffers a consumer is multiplied with.
+        Buffers that a weight that gains is multiplied with.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Block:
     Parameters
     ----------
     classes
-        Their classes, in groups of m, in the order of the first consumer.
+        Their classes, in units of the pattern (groups or tiles), in the order of the first weight that gains.
     movements
         What moves with them.
     """
@@ -62,14 +62,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A weight whose input channels stay, and why.
+    """A weight whose channels stay, and why.
 
     Parameters
     ----------
     name
         Name of the parameter.
     axis
-        Its axis of input channels.
+        Its axis of input channels; of output channels where the pattern permutes these.
     reason
         Why.
     """
@@ -79,101 +79,108 @@ class Refusal:
     reason: str
 
 
-def divide(found: Findings, nm: NM) -> tuple[list[list[Block]], list[Refusal]]:
+def divide(found: Findings, side: Side) -> tuple[list[list[Block]], list[Refusal]]:
     """Divide what may move into groups of blocks.
 
     Parameters
     ----------
     found
         What the analysis found.
-    nm
-        The pattern.
+    side
+        The side of its weights that the pattern permutes.
 
     Returns
     -------
     tuple
         Groups, each a list of blocks that move the same parameters, and the weights that stay.
     """
-    return _Division(found, nm).run()
+    return _Division(found, side).run()
 
 
-class _Reader:
-    """A weight that reads channels: its positions by class, in lines of groups of m."""
+class _Candidate:
+    """A weight that may gain: its channels by class, in units of the pattern."""
 
     def __init__(self, axis: Axis, use: Use, cells: Cells) -> None:
         self.axis = axis
         self.use = use
         self.classes = cells.of(axis.labels)
         inside = [axis.view[k] for k in axis.axes]
-        self.rows = int(np.prod(axis.view)) // int(np.prod(inside))
+        self.lines = int(np.prod(axis.view)) // int(np.prod(inside))
 
     @property
     def key(self) -> tuple[str, tuple[int, ...]]:
         return self.axis.name, self.axis.axes
 
-    def chunks(self, m: int) -> Ints:
-        """Classes of the n:m groups, (groups, m)."""
-        return self.classes.reshape(-1, m)
+    def units(self, size: int) -> Ints:
+        """Classes of the groups or tiles, (units, size)."""
+        return self.classes.reshape(-1, size)
 
 
 class _Division:
-    def __init__(self, found: Findings, nm: NM) -> None:
+    def __init__(self, found: Findings, side: Side) -> None:
         self.found = found
-        self.m = nm.m
+        self.side = side
         self.cells = found.spaces.settle()
-        self.readers: list[_Reader] = []
+        self.candidates: list[_Candidate] = []
         self.refused: dict[tuple[str, int], str] = {}
         self.notes: dict[tuple[str, int], Counter[str]] = {}
 
     def run(self) -> tuple[list[list[Block]], list[Refusal]]:
-        self._find_readers()
+        self._find_candidates()
         sets, gaining = self._choose_sets()
         blocks = self._blocks(sets, gaining)
-        groups: dict[tuple[object, ...], list[Block]] = {}
-        for block in blocks:
+        groups: dict[object, list[Block]] = {}
+        for number, block in enumerate(blocks):
             shape = tuple((move.name, move.role, move.axes, len(move.positions)) for move in block.movements)
-            groups.setdefault(shape, []).append(block)
-        moved = {move.name for block in blocks for move in block.movements if move.role == "consumer"}
+            groups.setdefault(shape if self.side.merges else number, []).append(block)
+        moved = {move.name for block in blocks for move in block.movements if move.role == self.side.role}
         refusals = [
-            Refusal(use.name, use.axis, self._why(use))
+            Refusal(use.name, use.axis if (axis := self.side.axis(use)) is None else axis, self._why(use))
             for use in {(each.name, each.axis): each for each in self.found.uses}.values()
             if use.name not in moved
         ]
         return list(groups.values()), refusals
 
-    def _find_readers(self) -> None:
+    def _find_candidates(self) -> None:
         by_name: dict[str, list[Axis]] = {}
         for each in self.found.axes:
             by_name.setdefault(each.name, []).append(each)
         taken: dict[str, int] = {}
         for use in self.found.uses:
             key = (use.name, use.axis)
-            axis = next((axis for axis in by_name.get(use.name, ()) if _reads(axis, use)), None)
+            along = self.side.axis(use)
+            axis = next((axis for axis in by_name.get(use.name, ()) if _lies_on(axis, along)), None)
+            shape = self.found.shapes.get(use.name, ())
             if axis is None:
-                length = self.found.shapes.get(use.name, (0,) * (use.axis + 1))[use.axis]
-                self.refused[key] = (
-                    f"one input channel: {use.where}" if length == 1 else "it shares memory with another parameter"
-                )
-            elif axis.labels.shape[-1] % self.m:
-                self.refused[key] = f"{axis.labels.shape[-1]} input channels are not a multiple of {self.m}"
+                self.refused[key] = self._unlabelled(use, along, shape)
+            elif fault := self.side.fault(shape, axis.labels.shape[-1]):
+                self.refused[key] = fault
             elif use.name not in taken:
                 taken[use.name] = use.axis
-                self.readers.append(_Reader(axis, use, self.cells))
+                self.candidates.append(_Candidate(axis, use, self.cells))
             elif taken[use.name] != use.axis:
                 self.refused.setdefault(key, "it is read along another axis, too")
 
-    def _choose_sets(self) -> tuple[dict[int, tuple[int, ...]], dict[int, list[_Reader]]]:
-        """Choose for every class that may move the set of m classes it stands with, and the readers that gain.
+    def _unlabelled(self, use: Use, along: int | None, shape: tuple[int, ...]) -> str:
+        if along is None:
+            return f"it has no axis of {self.side.channels}: {use.where}"
+        if along >= len(shape) or shape[along] != 1:
+            return "it shares memory with another parameter"
+        return f"one {self.side.channels.removesuffix('s')}: {use.where}"
 
-        A reader's chunk of m positions counts if its m classes differ and lie in one cell. A chunk that mixes cells
-        pins its classes. Where readers disagree, the one with most rows decides, and the others are carried along.
+    def _choose_sets(self) -> tuple[dict[int, tuple[int, ...]], dict[int, list[_Candidate]]]:
+        """Choose for every class that may move the set of classes it shares a unit with, and the weights that gain.
+
+        A weight's unit counts if its classes differ and lie in one cell. A unit that mixes cells pins its classes.
+        Where weights disagree, the one with most lines decides, and the others are carried along.
         """
+        unit = self.side.unit_name
         chosen: dict[int, tuple[int, ...]] = {}
-        gaining: dict[int, list[_Reader]] = {}
+        gaining: dict[int, list[_Candidate]] = {}
         pinned: set[int] = set()
         alone = np.bincount(self.cells.cell, minlength=1)
-        for reader in sorted(self.readers, key=lambda each: -each.rows):
-            chunks = reader.chunks(self.m)
+        for weight in sorted(self.candidates, key=lambda each: -each.lines):
+            chunks = weight.units(self.side.unit)
             cell = self.cells.cell[chunks]
             ordered = np.sort(chunks, axis=1)
             whole = (cell == cell[:, :1]).all(axis=1)
@@ -199,17 +206,17 @@ class _Division:
                     conflicts.add(home)
             for home in sorted({int(each) for each in np.unique(cell[whole & movable])}):
                 if home in repeated:
-                    self._note(reader, "every channel comes several times in a row (a flattened map): it only follows")
+                    self._note(weight, "every channel comes several times in a row (a flattened map): it only follows")
                 elif home in conflicts:
-                    self._note(reader, "its groups cut across those of a larger weight: it only follows")
+                    self._note(weight, f"its {unit}s cut across those of a larger weight: it only follows")
                 else:
-                    gaining.setdefault(home, []).append(reader)
+                    gaining.setdefault(home, []).append(weight)
             if (~whole & movable).any():
-                self._note(reader, f"its channels fall into runs that are not multiples of {self.m}")
+                self._note(weight, f"its channels fall into runs that are not multiples of {self.side.unit}")
         loose = {members for members in chosen.values() if pinned.intersection(members)}
         return {key: members for key, members in chosen.items() if members not in loose}, gaining
 
-    def _blocks(self, sets: dict[int, tuple[int, ...]], gaining: dict[int, list[_Reader]]) -> list[Block]:
+    def _blocks(self, sets: dict[int, tuple[int, ...]], gaining: dict[int, list[_Candidate]]) -> list[Block]:
         tables = [_Table(each, self.cells) for each in self._movers()]
         touching: dict[int, list[_Table]] = {}
         for table in tables:
@@ -220,20 +227,21 @@ class _Division:
             by_home.setdefault(int(self.cells.cell[members[0]]), []).append(members)
         blocks = []
         for home, groups in by_home.items():
-            readers = gaining.get(home, [])
-            if not readers:
+            weights = gaining.get(home, [])
+            if not weights:
                 continue
             if len(groups) < 2:
-                for reader in readers:
-                    self._note(reader, f"a block of {self.m} channels is one group: order makes no difference")
+                one = f"a block of {self.side.unit} channels is one {self.side.unit_name}"
+                for weight in weights:
+                    self._note(weight, f"{one}: order makes no difference")
                 continue
-            leader = {int(each): k for k, each in reversed(list(enumerate(readers[0].classes.reshape(-1))))}
+            leader = {int(each): k for k, each in reversed(list(enumerate(weights[0].classes.reshape(-1))))}
             groups.sort(key=lambda members: min(leader.get(each, 1 << 62) for each in members))
             classes = np.array([each for members in groups for each in members], dtype=np.int64)
-            gains = {reader.key: reader for reader in readers}
+            gains = {weight.key: weight for weight in weights}
             movements = tuple(self._movement(table, classes, gains) for table in touching[home] if table.holds(classes))
             blocks.append(Block(classes, movements))
-        order = {reader.axis.name: k for k, reader in enumerate(self.readers)}
+        order = {weight.axis.name: k for k, weight in enumerate(self.candidates)}
         blocks.sort(key=lambda block: min(order.get(move.name, 1 << 62) for move in block.movements))
         return blocks
 
@@ -243,39 +251,39 @@ class _Division:
             *((each, each.labels) for each in self.found.gathers),
         ]
 
-    def _movement(self, table: _Table, classes: Ints, gains: dict[tuple[str, tuple[int, ...]], _Reader]) -> Movement:
+    def _movement(self, table: _Table, classes: Ints, gains: dict[tuple[str, tuple[int, ...]], _Candidate]) -> Movement:
         origin = table.origin
         positions = table.positions(classes)
         if isinstance(origin, Gather):
             role = "pointed" if origin.values else "index"
             return Movement(origin.module, role, origin.labels.shape, (0,), positions)
-        reader = gains.get((origin.name, origin.axes))
-        if reader is not None:
-            return Movement(origin.name, "consumer", origin.view, origin.axes, positions, reader.use.masks)
+        weight = gains.get((origin.name, origin.axes))
+        if weight is not None:
+            return Movement(origin.name, self.side.role, origin.view, origin.axes, positions, weight.use.masks)
         return Movement(origin.name, self._role(origin), origin.view, origin.axes, positions)
 
     def _role(self, axis: Axis) -> str:
         for use in self.found.uses:
             if use.name == axis.name:
-                return "carried" if _reads(axis, use) else "producer"
+                return "carried" if _lies_on(axis, use.axis) else "producer"
         return "follower"
 
-    def _note(self, reader: _Reader, reason: str) -> None:
-        self.notes.setdefault((reader.use.name, reader.use.axis), Counter())[reason] += 1
+    def _note(self, weight: _Candidate, reason: str) -> None:
+        self.notes.setdefault((weight.use.name, weight.use.axis), Counter())[reason] += 1
 
     def _why(self, use: Use) -> str:
         """Return the reason that says most about why a weight stays."""
         key = (use.name, use.axis)
         if key in self.refused:
             return self.refused[key]
-        reader = next(each for each in self.readers if (each.use.name, each.use.axis) == key)
-        classes = reader.classes.reshape(-1)
+        weight = next(each for each in self.candidates if (each.use.name, each.use.axis) == key)
+        classes = weight.classes.reshape(-1)
         reasons = Counter(self.cells.reasons[int(each)] for each in classes if int(each) in self.cells.reasons)
         if key in self.notes and (not reasons or reasons.most_common(1)[0][1] < classes.size):
             return self.notes[key].most_common(1)[0][0]
         if reasons:
             return f"its channels are told apart by {reasons.most_common(1)[0][0]}"
-        return "its channels cannot be exchanged in whole groups"
+        return f"its channels cannot be exchanged in whole {self.side.unit_name}s"
 
 
 class _Table:
@@ -308,9 +316,9 @@ class _Table:
         return found
 
 
-def _reads(axis: Axis, use: Use) -> bool:
-    """Whether an axis is the one that a contraction reads."""
-    if len(axis.axes) == 1:
-        return axis.axes == (use.axis,)
+def _lies_on(axis: Axis, along: int | None) -> bool:
+    """Whether labels lie on a weight's own axis."""
+    if along is None or len(axis.axes) == 1:
+        return axis.axes == (along,)
     # Of a grouped convolution (groups, k, c, ...), or transposed (groups, c, k, ...).
-    return axis.axes == ((0, 2) if use.axis == 1 else (0, 1))
+    return axis.axes == ((0, 2) if along == 1 else (0, 1))

@@ -111,7 +111,7 @@ class OutputFolder:
             raise DocumentError(f"{file}: {error}; delete the file to start anew") from error
         for group in plan.groups:
             if group.result is not None and group.result.stopped_by == "interrupt":
-                group.result = group.perm = None
+                group.result = group.solution = None
         return plan
 
     @contextmanager

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -19,18 +18,22 @@ from permsolve.models import verification
 from permsolve.models.analysis import investigate
 from permsolve.models.group import Group
 from permsolve.models.grouping import Movement, Refusal, divide
+from permsolve.models.sides import side_of
 from permsolve.models.solving import GroupCallback, solve_groups
-from permsolve.models.tensors import INDEX, lookup, permute_
+from permsolve.models.tensors import INDEX, check_movable, lookup, permute_
 from permsolve.models.trace import trace
 from permsolve.models.verification import Verification
-from permsolve.patterns import NM, Permutation
+from permsolve.patterns import Pattern, Permutation, parse
 from permsolve.solver import Solver
 
 Step = tuple[Movement, Permutation]
 
 
 def analyze(model: nn.Module, example_inputs: object, nm: object = (2, 4), *, gather: str | None = None) -> Plan:
-    """Find every input-channel permutation that a model absorbs without changing its function.
+    """Find every channel permutation that gains under a pattern and that a model absorbs with its function unchanged.
+
+    Plain n:m permutes input channels of weights. HiNM permutes output channels: a plan then holds the order of the
+    rows, and the columns that each tile keeps.
 
     The model is traced in evaluation mode with `torch.export`; what happens to channels is followed operator by
     operator, and an operator that is not known keeps the channels it reads where they are. The analysis holds for
@@ -44,11 +47,11 @@ def analyze(model: nn.Module, example_inputs: object, nm: object = (2, 4), *, ga
         A tensor, a tuple of arguments, or a dict of keyword arguments for its forward. Sizes that happen to be equal
         do not matter.
     nm
-        Pattern, (n, m) or ``"n:m"``.
+        Pattern: (n, m), ``"n:m"``, `permsolve.HiNM` or what `permsolve.patterns.parse` makes one of.
     gather
         ``"norm"`` gives the channels that linear layers read from a norm an order of their own by an explicit index: a
         buffer after the norm, or, where others read the norm as well, before each of the linear layers. The model then
-        does one gather more for each.
+        does one gather more for each. For plain n:m only.
 
     Returns
     -------
@@ -62,11 +65,14 @@ def analyze(model: nn.Module, example_inputs: object, nm: object = (2, 4), *, ga
     InputError
         If another argument does not fit.
     """
-    pattern = NM.parse(nm)
+    pattern = parse(nm)
+    side = side_of(pattern)
     if gather not in (None, "norm"):
         raise InputError(f"gather = {gather!r} must be None or 'norm'")
+    if gather is not None and pattern.moves_rows:
+        raise InputError(f"gather = 'norm' orders input channels, which {pattern} keeps by index: leave it out")
     found = investigate(trace(model, example_inputs, watch=gather is not None), gather=gather is not None)
-    groups, refusals = divide(found, pattern)
+    groups, refusals = divide(found, side)
     named: list[Group] = []
     for blocks in groups:
         group = Group.of(blocks, pattern)
@@ -100,14 +106,14 @@ class Plan:
     groups
         Channels that one permutation moves, in the order of the graph.
     frozen
-        Weights whose input channels stay: ``name``, ``axis``, ``reason``.
+        Weights that do not gain: ``name``, ``axis`` of the channels that stay, ``reason``.
     unknown
         Operators without a rule that channels met, and how often.
     example_inputs
         What the model was traced with, or None for a plan that was read.
     """
 
-    nm: NM
+    nm: Pattern
     model: str
     parameters: int
     groups: tuple[Group, ...]
@@ -116,24 +122,34 @@ class Plan:
     example_inputs: object = field(default=None, repr=False)
 
     @property
+    def gainers(self) -> tuple[str, ...]:
+        """Names of all weights that gain: `consumers` or `makers`."""
+        return tuple(dict.fromkeys(each.name for group in self.groups for each in group.gainers))
+
+    @property
     def consumers(self) -> tuple[str, ...]:
-        """Names of all weights that gain."""
+        """Names of all weights whose input channels are permuted, and that gain."""
         return tuple(dict.fromkeys(each.name for group in self.groups for each in group.consumers))
 
     @property
+    def makers(self) -> tuple[str, ...]:
+        """Names of all weights whose output channels are permuted, and that gain."""
+        return tuple(dict.fromkeys(each.name for group in self.groups for each in group.makers))
+
+    @property
     def producers(self) -> tuple[str, ...]:
-        """Names of all weights whose output channels follow."""
+        """Names of all weights whose output channels follow without a gain."""
         return tuple(dict.fromkeys(name for group in self.groups for name in group.producers))
 
     @property
     def gaining(self) -> int:
-        """Number of parameters that stand in columns a group permutes."""
-        return sum(each.size for group in self.groups for each in group.consumers)
+        """Number of parameters that stand in channels a group permutes, and gain."""
+        return sum(each.size for group in self.groups for each in group.gainers)
 
     @property
     def solved(self) -> bool:
-        """Whether every group has a permutation."""
-        return all(group.perm is not None for group in self.groups)
+        """Whether every group has a solution."""
+        return all(group.solution is not None for group in self.groups)
 
     def __getitem__(self, name: str) -> Group:
         """Return a group by its name."""
@@ -153,23 +169,24 @@ class Plan:
 
         return plan_table(self)
 
-    def assign(self, name: str, perm: npt.ArrayLike) -> None:
-        """Give a group a permutation of one's own.
+    def assign(self, name: str, solution: Any) -> None:
+        """Give a group a solution of one's own.
 
         Parameters
         ----------
         name
             Name of the group.
-        perm
-            Integers of shape (cols,): column s of the permuted weights is column perm[s] of the old ones.
+        solution
+            Of plain n:m a permutation, integers of shape (channels,): channel s of the permuted weights is channel
+            perm[s] of the old ones. Of HiNM a `permsolve.patterns.HiNMSolution`: its rows are such a permutation.
 
         Raises
         ------
         InputError
-            If there is no such group, or the permutation does not fit.
+            If there is no such group, or the solution does not fit.
         """
         group = self[name]
-        group.perm = group.check_perm(perm)
+        group.solution = group.check_solution(solution)
         group.result = None
 
     def solve(
@@ -238,9 +255,9 @@ class Plan:
             raise InputError(f"callbacks = {callbacks!r} must be a list of functions of a group and its progress")
         self.check(model)
         verification.check_has_data(model)
-        todo = [group for group in self.groups if again or group.perm is None]
+        todo = [group for group in self.groups if again or group.solution is None]
         if isinstance(saliency, Mapping):
-            missing = [each.name for group in todo for each in group.consumers if each.name not in saliency]
+            missing = [each.name for group in todo for each in group.gainers if each.name not in saliency]
             if missing:
                 raise InputError(f"the saliency has no entry for {missing[0]!r} ({len(missing)} weights lack one)")
         if save is not None:
@@ -309,14 +326,15 @@ class Plan:
         Raises
         ------
         ModelError
-            If the model does not fit the plan, has other weights than those that were solved (it may be permuted
-            already).
+            If the model does not fit the plan, or has other weights than those that were solved (it may be permuted
+            already), or a weight is held by a mask or parametrization that was added since.
         VerificationError
             If its outputs change; then it is as it was before.
         """
         self.check(model)
+        check_movable(model, [move for group in self.groups for move in group.movements])
         verification.check_has_data(model)
-        groups = [group for group in self.groups if group.perm is not None]
+        groups = [group for group in self.groups if group.solution is not None]
         for group in groups:
             if group.result is not None and group.fingerprint(model) != group.result.fingerprint:
                 raise ModelError(
@@ -361,8 +379,9 @@ class Plan:
             If the model does not fit the plan.
         """
         self.check(model)
+        check_movable(model, [move for group in self.groups for move in group.movements])
         verification.check_has_data(model)
-        groups = [group for group in self.groups if group.perm is not None]
+        groups = [group for group in self.groups if group.solution is not None]
         for group in groups:
             if group.result is not None and group.fingerprint(model) == group.result.fingerprint:
                 raise ModelError(f"the weights of group {group.name!r} are in their own order already")
@@ -384,7 +403,7 @@ class Plan:
             If the model does not fit the plan.
         """
         self.check(model)
-        groups = [group for group in self.groups if group.perm is not None]
+        groups = [group for group in self.groups if group.solution is not None]
         steps = [step for step in self._steps(groups) if step[0].role in ("index", "pointed")]
         for move, _ in steps:
             if hasattr(model.get_submodule(move.name), INDEX):

@@ -1,4 +1,4 @@
-"""Which weights of a torch model have input channels that an n:m pattern prunes, and why the others have not."""
+"""Which weights of a torch model have input channels that a pattern prunes, and why the others have not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from permsolve._arrays import channels_back, channels_last
 from permsolve.errors import InputError
 from permsolve.models.owner import Owner, is_exotic, memory
 from permsolve.models.selection import Filter, Selection
-from permsolve.patterns import NM
+from permsolve.patterns import Pattern, parse
 
 Array = npt.NDArray[Any]
 
@@ -179,7 +179,7 @@ def weights(model: nn.Module, layers: Filter | None = None, nm: object = None) -
         weight's path and its module; None for all. A weight that is also an embedding's, or that of some other layer of
         unknown kind, has a reason against it unless it is named itself.
     nm
-        Pattern; with it, weights whose input channels do not divide into groups of m have a reason too.
+        Pattern; with it, weights that do not divide into its groups, tiles or blocks have a reason too.
 
     Returns
     -------
@@ -214,7 +214,7 @@ def catalogue(model: nn.Module, layers: Filter | None = None, nm: object = None)
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"need a torch.nn.Module, got a {type(model).__name__}")
-    pattern = None if nm is None else NM.parse(nm)
+    pattern = None if nm is None else parse(nm)
     selection = Selection(layers)
     elsewhere = _elsewhere(model)
     parameters = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -232,9 +232,8 @@ def catalogue(model: nn.Module, layers: Filter | None = None, nm: object = None)
         elif reason is None and tied and not selection.names_one(weight.names):
             kind = "embedding" if isinstance(tied[0].module, nn.Embedding) else type(tied[0].module).__name__
             reason = f"shared with the {kind} {tied[0].name}; name it to prune it"
-        elif reason is None and pattern is not None and weight.cols % pattern.m:
-            each = " per group" if weight.groups > 1 else ""
-            reason = f"{weight.cols} input channels{each} do not divide into groups of m = {pattern.m}"
+        elif reason is None and pattern is not None:
+            reason = _misfit(weight, pattern)
         listed.append(replace(weight, reason=reason))
     selection.check()
     return listed
@@ -356,6 +355,21 @@ def _fault(tensor: torch.Tensor, module: nn.Module, axis: int, groups: int) -> s
         return f"of shape {shape}, which is not that of a {type(module).__name__}'s weight: packed or sharded"
     if _cols(shape, axis, groups) == 1:
         return "depthwise: every output channel reads one input channel" if groups > 1 else "only one input channel"
+    return None
+
+
+def _misfit(weight: PrunableWeight, pattern: Pattern) -> str | None:
+    """Say why a weight does not divide as a pattern needs."""
+    if not pattern.moves_rows and weight.cols % pattern.m:
+        each = " per group" if weight.groups > 1 else ""
+        return f"{weight.cols} input channels{each} do not divide into groups of m = {pattern.m}"
+    if pattern.moves_rows and len(weight.shape) != 2:
+        return f"of {len(weight.shape)} axes, not two; {pattern} is a pattern of matrices"
+    if pattern.moves_rows:
+        try:
+            pattern.validate((weight.shape[1 - weight.axis], weight.cols))
+        except InputError as error:
+            return str(error).partition("; ")[0]
     return None
 
 

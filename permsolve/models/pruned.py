@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from permsolve.patterns import NM
+from permsolve.errors import InputError
+from permsolve.patterns import Pattern
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,12 +29,16 @@ class PrunedWeight:
         Entries that are not zero.
     masked
         True where a mask holds the pruned entries at zero, False where zeros were written into the parameter.
+    solution
+        The pattern's solution that the weight, as a matrix of output by input channels, is pruned under: for HiNM it
+        holds the columns that each tile keeps. None for plain n:m, where nothing is to be said.
     """
 
     name: str
     shape: tuple[int, ...]
     nonzero: int
     masked: bool
+    solution: Any = field(default=None, repr=False, hash=False)
 
     @property
     def parameters(self) -> int:
@@ -62,7 +67,7 @@ class Pruned:
         For every other weight: why it was left alone.
     """
 
-    nm: NM
+    nm: Pattern
     saliency: str
     weights: tuple[PrunedWeight, ...]
     left_out: dict[str, str]
@@ -71,6 +76,14 @@ class Pruned:
     def names(self) -> tuple[str, ...]:
         """Paths of the pruned weights."""
         return tuple(weight.name for weight in self.weights)
+
+    def __getitem__(self, name: str) -> PrunedWeight:
+        """Return a pruned weight by its path."""
+        for weight in self.weights:
+            if weight.name == name:
+                return weight
+        known = ", ".join(repr(weight.name) for weight in self.weights[:8])
+        raise InputError(f"{name!r} was not pruned; {self.left_out.get(name, f'pruned were {known}')}")
 
     @property
     def density(self) -> float:

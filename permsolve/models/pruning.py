@@ -1,4 +1,4 @@
-"""Pruning a torch model to n:m along its input channels: zeros in place, masks, and torch's 2:4 format."""
+"""Pruning a torch model to a pattern: zeros in place, masks, and torch's 2:4 format."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from permsolve.errors import InputError, MissingDependencyError
+from permsolve.models.plan import Plan
 from permsolve.models.prunable import PrunableWeight, catalogue, unlisted, weights
 from permsolve.models.pruned import Pruned, PrunedWeight, first_few
 from permsolve.models.saliencies import ModelSaliency
 from permsolve.models.selection import Filter
-from permsolve.patterns import NM
+from permsolve.models.standing import Standing
+from permsolve.patterns import NM, Pattern, parse
+from permsolve.problem import Problem
 
 Array = npt.NDArray[Any]
 
@@ -37,7 +40,7 @@ class NMMask(nn.Module):
 
     mask: torch.Tensor
 
-    def __init__(self, mask: torch.Tensor, nm: NM) -> None:
+    def __init__(self, mask: torch.Tensor, nm: Pattern) -> None:
         super().__init__()
         self.register_buffer("mask", mask)
         self.nm = nm
@@ -59,15 +62,23 @@ def prune_(
     model: nn.Module,
     nm: object = "2:4",
     *,
+    plan: Plan | None = None,
+    search: float | None = None,
     saliency: object = "magnitude",
     layers: Filter | None = None,
     parametrize: bool = False,
 ) -> Pruned:
-    """Prune a model in place: keep n of every m consecutive input channels, for each output channel by itself.
+    """Prune a model in place to a pattern.
 
-    A convolution is pruned at every kernel position by itself, a grouped one inside each group. Of equal saliencies the
-    one of the lower channel is kept. Masks of ``torch.nn.utils.prune`` are kept too: what they prune stays pruned and
-    gives way to entries they keep. All masks are computed before the first weight is changed.
+    To n:m: of every m consecutive input channels n are kept, for each output channel by itself. A convolution is pruned
+    at every kernel position by itself, a grouped one inside each group. Of equal saliencies the one of the lower
+    channel is kept.
+
+    To patterns that cut matrices into tiles or blocks: rows stay where they are. A tile of HiNM keeps the columns that
+    ``plan`` found for it, and elsewhere those of largest sums in their own order, or what ``search`` finds.
+
+    Masks of ``torch.nn.utils.prune`` are kept too: what they prune stays pruned and gives way to entries they keep. All
+    masks are computed before the first weight is changed.
 
     Parameters
     ----------
@@ -75,6 +86,11 @@ def prune_(
         The model.
     nm
         Pattern: (n, m), ``"n:m"`` or a pattern object.
+    plan
+        A plan of this pattern that was applied to the model. For HiNM it holds which columns each tile keeps.
+    search
+        For HiNM: seconds that the columns of tiles without a plan are searched (method ``joint``, rows as they are),
+        all weights together; by default their columns of largest sums are kept.
     saliency
         What the entries are ranked by: ``"magnitude"``, ``"energy"`` or a saliency object; a function of a weight's
         name and its values that returns an array (objects and functions see a weight with its input channels in axis
@@ -95,9 +111,12 @@ def prune_(
     ------
     InputError
         If an argument does not fit, no weight can be pruned, a weight is on the meta device or holds NaN or infinite
-        entries, or a weight has a mask of an earlier call; the model is as it was then.
+        entries, a weight has a mask of an earlier call, or the plan was not applied; the model is as it was then.
+    ModelError
+        If the plan is for another model.
     """
-    pattern = NM.parse(nm)
+    pattern = parse(nm)
+    standing = Standing(model, pattern, plan, search)
     listed = catalogue(model, layers, pattern)
     chosen = [weight for weight in listed if weight.reason is None]
     left_out = {weight.path: weight.reason for weight in listed if weight.reason is not None} | unlisted(model)
@@ -111,16 +130,18 @@ def prune_(
             )
     ranking = ModelSaliency(saliency)
     ranking.check(listed, chosen)
-    masks, done = [], []
+    standing.share_out(chosen)
+    masks, done, solutions = [], [], []
     for weight in chosen:
         values = weight.values()
-        mask = _mask(weight, values, ranking, pattern)
+        mask, solution = _mask(weight, values, ranking, pattern, standing)
         masks.append(np.packbits(mask))  # an eighth of a byte per entry: all masks of a large model fit in memory
         done.append((weight.path, weight.shape, int(np.count_nonzero(values[mask]))))
+        solutions.append(solution if pattern.moves_rows else None)
     held = [
         _apply(weight, _unpack(bits, weight), parametrize, pattern) for weight, bits in zip(chosen, masks, strict=True)
     ]
-    rows = tuple(PrunedWeight(*what, masked) for what, masked in zip(done, held, strict=True))
+    rows = tuple(PrunedWeight(*what) for what in zip(*zip(*done, strict=True), held, solutions, strict=True))
     return Pruned(pattern, ranking.name, rows, left_out)
 
 
@@ -174,35 +195,48 @@ def to_semi_structured_(model: nn.Module, layers: Filter | None = None) -> tuple
     return tuple(weight.path for weight, _ in converted)
 
 
-def holds(matrix: Array, nm: NM) -> bool:
-    """Return whether a matrix is n:m: at most n of every m consecutive entries of a row are not zero.
+def holds(matrix: Array, nm: Pattern, solution: Any = None) -> bool:
+    """Return whether a matrix is of a pattern: for n:m, at most n of every m consecutive entries of a row are not zero.
 
     Parameters
     ----------
     matrix
-        (rows, cols), cols a multiple of m.
+        (rows, cols), of a shape that the pattern divides.
     nm
         The pattern.
+    solution
+        What the pattern is looked for under; for HiNM the columns that each tile keeps. By default nothing is moved,
+        and a tile keeps the columns with most entries that are not zero.
 
     Returns
     -------
     bool
         True if so.
     """
-    kept = (matrix != 0).reshape(matrix.shape[0], -1, nm.m).sum(axis=2, dtype=np.int32)
-    return bool((kept <= nm.n).all())
+    present = matrix != 0
+    if isinstance(nm, NM):  # counting is much faster than a mask
+        present = present if solution is None else present[:, solution]
+        return bool((present.reshape(len(present), -1, nm.m).sum(axis=2, dtype=np.int32) <= nm.n).all())
+    values = present.astype(np.float32)
+    if solution is None:
+        solution = nm.start(Problem.of(values, nm))
+    return not present[~nm.mask(values, solution)].any()
 
 
-def _mask(weight: PrunableWeight, values: Array, ranking: ModelSaliency, pattern: NM) -> npt.NDArray[np.bool_]:
-    """Return which entries are kept, in the weight's own shape."""
+def _mask(
+    weight: PrunableWeight, values: Array, ranking: ModelSaliency, pattern: Pattern, standing: Standing
+) -> tuple[npt.NDArray[np.bool_], Any]:
+    """Return which entries are kept, in the weight's own shape, and under which solution."""
     scores = ranking.matrix(weight, values)
     before = weight.owners[0].mask
     if before is None:
-        return weight.from_matrix(pattern.mask(scores, np.arange(weight.cols)))
+        solution = standing.of(weight, scores)
+        return weight.from_matrix(pattern.mask(scores, solution)), solution
     alive = weight.to_matrix((before != 0).cpu().numpy())
+    solution = standing.of(weight, np.where(alive, scores, 0))
     # Below any saliency, so that a pruned entry is never kept in place of one that is not.
-    kept = pattern.mask(np.where(alive, scores, -1), np.arange(weight.cols))
-    return weight.from_matrix(kept & alive)
+    kept = pattern.mask(np.where(alive, scores, -1), solution)
+    return weight.from_matrix(kept & alive), solution
 
 
 def _unpack(bits: npt.NDArray[np.uint8], weight: PrunableWeight) -> torch.Tensor:
@@ -211,7 +245,7 @@ def _unpack(bits: npt.NDArray[np.uint8], weight: PrunableWeight) -> torch.Tensor
     return torch.from_numpy(mask).to(weight.parameter.device)
 
 
-def _apply(weight: PrunableWeight, mask: torch.Tensor, parametrize: bool, pattern: NM) -> bool:
+def _apply(weight: PrunableWeight, mask: torch.Tensor, parametrize: bool, pattern: Pattern) -> bool:
     """Prune a weight everywhere it is read, and return whether a mask now holds it."""
     step: NMMask | None = None
     for owner in weight.owners:

@@ -1,4 +1,4 @@
-"""What n:m costs a model, weight by weight: the share of the saliency that is kept, and the most that could be."""
+"""What a pattern costs a model, weight by weight: the share of the saliency that is kept, and how much could be."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import numpy.typing as npt
 from torch import nn
 
 from permsolve.errors import InputError
+from permsolve.models.plan import Plan
 from permsolve.models.prunable import PrunableWeight, catalogue, unlisted
-from permsolve.models.pruned import as_text, first_few
+from permsolve.models.pruned import Pruned, as_text, first_few
 from permsolve.models.pruning import holds
 from permsolve.models.saliencies import ModelSaliency
 from permsolve.models.selection import Filter, close_names
-from permsolve.patterns import NM
+from permsolve.models.standing import Standing
+from permsolve.patterns import Pattern, parse
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,15 +40,15 @@ class Row:
     density
         Share of the entries that are not zero.
     pruned
-        Whether the weight is n:m already.
+        Whether the weight is of the pattern already.
     retained
-        Share of the saliency that n:m keeps in the present order of channels; of a pruned weight, what is left of the
-        saliency it had in ``before``, and None without that.
+        Share of the saliency that the pattern keeps in the present order of channels; of a pruned weight, what is left
+        of the saliency it had in ``before``, and None without that.
     retained_before
-        Share of the saliency that n:m keeps in ``before``, or None.
+        Share of the saliency that the pattern keeps in ``before``, or None.
     ceiling
-        Share that no order of channels exceeds: every row keeps its cols * n / m largest entries. None like
-        ``retained``.
+        Share that no order of channels exceeds: every row keeps as many of its largest entries as the pattern allows.
+        None like ``retained``.
     """
 
     name: str
@@ -61,7 +63,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What n:m keeps of each weight; ``str`` makes a table of it.
+    """What a pattern keeps of each weight; ``str`` makes a table of it.
 
     Parameters
     ----------
@@ -77,7 +79,7 @@ class Report:
         For every other weight: why it is not in the report.
     """
 
-    nm: NM
+    nm: Pattern
     saliency: str
     rows: tuple[Row, ...]
     total: Row
@@ -172,11 +174,16 @@ def report(
     nm: object = "2:4",
     *,
     before: nn.Module | None = None,
+    plan: Plan | None = None,
+    pruned: Pruned | None = None,
     saliency: object = "magnitude",
     before_saliency: object = None,
     layers: Filter | None = None,
 ) -> Report:
-    """Report what n:m keeps of the weights of a model, pruned or not.
+    """Report what a pattern keeps of the weights of a model, pruned or not.
+
+    Which columns a tile of HiNM keeps cannot be read off the weights: it is known from the plan, or from what `prune_`
+    returned. Elsewhere they are the columns of largest sums.
 
     Parameters
     ----------
@@ -186,6 +193,10 @@ def report(
         Pattern: (n, m), ``"n:m"`` or a pattern object.
     before
         The same model before it was permuted or pruned: weights of the same paths and shapes.
+    plan
+        The plan that was applied to the model, as in `prune_`.
+    pruned
+        What `prune_` returned, where the model was pruned.
     saliency
         What the entries are ranked by, as in `prune_`.
     before_saliency
@@ -202,9 +213,12 @@ def report(
     Raises
     ------
     InputError
-        If an argument does not fit, or the model has no weight that could be n:m.
+        If an argument does not fit, or the model has no weight that could be of the pattern.
+    ModelError
+        If the plan is for another model.
     """
-    pattern = NM.parse(nm)
+    pattern = parse(nm)
+    standing = _Known(Standing(model, pattern, plan), pattern, pruned)
     ranking = ModelSaliency(saliency)
     if before is not None and before_saliency is None:
         if not isinstance(saliency, str):
@@ -226,32 +240,54 @@ def report(
         old_ranking = ModelSaliency(before_saliency)
         old_ranking.check(old_listed, [partner for partner in partners if partner is not None])
     sums = [
-        _sums(weight, partner, pattern, ranking, old_ranking) for weight, partner in zip(chosen, partners, strict=True)
+        _sums(weight, partner, standing, ranking, old_ranking) for weight, partner in zip(chosen, partners, strict=True)
     ]
     rows = tuple(part.row(weight.path, weight.shape) for weight, part in zip(chosen, sums, strict=True))
     return Report(pattern, ranking.name, rows, _add(sums).row(f"total of {len(rows)}", ()), left_out)
 
 
+class _Known:
+    """The solutions that weights stand in, as far as anything is known of them."""
+
+    def __init__(self, standing: Standing, pattern: Pattern, pruned: Pruned | None) -> None:
+        if pruned is not None and (not isinstance(pruned, Pruned) or pruned.nm != pattern):
+            raise InputError(f"pruned = {pruned!r:.60} is not what prune_ returned for {pattern}")
+        self.pattern = pattern
+        self._standing = standing
+        self._unmoved = Standing(nn.Identity(), pattern, None)
+        self._pruned = {} if pruned is None else {each.name: each.solution for each in pruned.weights}
+
+    def of(self, weight: PrunableWeight, scores: Array) -> Any:
+        """Return the solution of a weight as it is."""
+        known = self._pruned.get(weight.path)
+        return self._standing.of(weight, scores) if known is None else known
+
+    def before(self, weight: PrunableWeight, scores: Array) -> Any:
+        """Return the solution of a weight as it was, when there was no plan."""
+        return self._unmoved.of(weight, scores)
+
+
 def _sums(
     weight: PrunableWeight,
     partner: PrunableWeight | None,
-    pattern: NM,
+    known: _Known,
     ranking: ModelSaliency,
     old_ranking: ModelSaliency,
 ) -> _Sums:
+    pattern = known.pattern
     values = weight.values()
     present = weight.to_matrix(values) != 0
-    pruned = holds(present, pattern)
     # Zeros have nothing left to keep, whatever a saliency array says of them.
     scores = np.where(present, ranking.matrix(weight, values), 0)
-    identity = np.arange(weight.cols)
-    kept = pattern.score(scores, identity)
+    solution = known.of(weight, scores)
+    pruned = holds(present, pattern, solution)
+    kept = pattern.score(scores, solution)
     whole: float | None = float(scores.sum(dtype=np.float64))
     bound = pattern.rows_bound(scores)
     kept_before = whole_before = None
     if partner is not None:
         old = old_ranking.matrix(partner, partner.values())
-        kept_before, whole_before = pattern.score(old, identity), float(old.sum(dtype=np.float64))
+        kept_before, whole_before = pattern.score(old, known.before(partner, old)), float(old.sum(dtype=np.float64))
         if pruned:
             whole, bound = whole_before, pattern.rows_bound(old)
     elif pruned and whole:

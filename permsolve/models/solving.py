@@ -67,7 +67,8 @@ def solve_groups(
     fixed = dict(settings)
     if not alone and fixed.get("n_jobs") is None:
         fixed["n_jobs"] = max(threads(None) // count, 1)
-    shares = None if time_limit is None else _Shares(time_limit, count, {each.name: float(each.cols) for each in todo})
+    sizes = {each.name: float(each.channels) for each in todo}
+    shares = None if time_limit is None else _Shares(time_limit, count, sizes)
     tasks = [_task(group, model, saliency, fixed, callbacks, shares) for group in todo]
     groups = {group.name: group for group in todo}
     failures: list[Failure] = []
@@ -76,11 +77,11 @@ def solve_groups(
         with contextlib.closing(outcomes):
             for name, outcome in outcomes:
                 if shares is not None:
-                    shares.ended(name)
+                    shares.ended(name, 0.0 if isinstance(outcome, Failure) else outcome.setup_time)
                 if isinstance(outcome, Failure):
                     failures.append(outcome)
                 else:
-                    groups[name].result, groups[name].perm = outcome, outcome.solution
+                    groups[name].result, groups[name].solution = outcome, outcome.solution
                 tally.finished(name, outcome)
                 if save is not None:
                     plan.save(save)
@@ -130,8 +131,9 @@ class _Shares:
         self._ends[name] = now + share
         return share
 
-    def ended(self, name: str) -> None:
-        """Note that a group has ended, perhaps before its time."""
+    def ended(self, name: str, setup: float = 0.0) -> None:
+        """Note that a group has ended, perhaps before its time; compilation and other preparation are no part of it."""
+        self._deadline += setup / self._workers
         self._ends.pop(name, None)
 
 

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from permsolve.models.sides import side_of
+
 if TYPE_CHECKING:
     from permsolve.models.plan import Plan
 
@@ -28,20 +30,20 @@ def plan_table(plan: Plan) -> str:
     """
     share = 100 * plan.gaining / plan.parameters if plan.parameters else 0.0
     lines = [
-        f"{plan.model}, {plan.nm}: {len(plan.groups)} groups, {len(plan.consumers)} weights gain: "
+        f"{plan.model}, {plan.nm}: {len(plan.groups)} groups, {len(plan.gainers)} weights gain: "
         f"{plan.gaining:,} of {plan.parameters:,} parameters ({share:.1f} %)"
     ]
-    rows: list[Sequence[str]] = [("group", "channels", "rows", "gain", "follow", "efficacy %")]
+    rows: list[Sequence[str]] = [("group", "channels", side_of(plan.nm).lines, "gain", "follow", "efficacy %")]
     for group in plan.groups:
-        channels = str(group.cols)
+        channels = str(group.channels)
         if len(group.blocks) > 1:
             same = len(set(group.blocks)) == 1
             channels = f"{len(group.blocks)} x {group.blocks[0]}" if same else "+".join(map(str, group.blocks))
-        efficacy = "-" if group.perm is None else "own" if group.result is None else f"{group.result.efficacy:.2f}"
+        efficacy = "-" if group.solution is None else "own" if group.result is None else f"{group.result.efficacy:.2f}"
         moved = len(group.producers) + len(group.followers) + len(group.indices)
         indices = len(group.indices)
         name = group.name + (f" ({indices} {'index' if indices == 1 else 'indices'})" if indices else "")
-        rows.append((name, channels, f"{group.rows:,}", str(len(group.consumers)), str(moved), efficacy))
+        rows.append((name, channels, f"{sum(group.lines):,}", str(len(group.gainers)), str(moved), efficacy))
     if plan.groups:
         lines += _aligned(rows)
     if plan.frozen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,30 @@ def lookup(model: nn.Module, name: str, view: tuple[int, ...]) -> torch.Tensor:
     if math.prod(shape) != math.prod(view) or (len(shape) == len(view) and shape != view):
         raise ModelError(f"the plan is for another model: {name} has shape {shape}, the plan says {view}")
     return tensor
+
+
+def check_movable(model: nn.Module, movements: Iterable[Movement]) -> None:
+    """Check that what is to be moved is stored in the model, and not computed from something else.
+
+    Parameters
+    ----------
+    model
+        The model.
+    movements
+        What is to be moved.
+
+    Raises
+    ------
+    ModelError
+        If a mask or parametrization was added after the analysis: what is moved would be lost at the next call.
+    """
+    known = tensors_of(model)
+    for move in movements:
+        if move.role not in ("index", "pointed") and move.name not in known:
+            raise ModelError(
+                f"{move.name} is computed by a parametrization or mask that was added after the analysis; "
+                f"make it final by torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove"
+            )
 
 
 def index_of(move: Movement, perm: Permutation) -> Ints:

@@ -228,6 +228,38 @@ def test_random_networks_compute_what_they_did(seeds: range) -> None:
     assert not found, "\n\n".join(found)
 
 
+@pytest.mark.parametrize("nm", ["hinm(4, 0.5, 1:2)", "hinm(2, 0.25, 2:4)"])
+@pytest.mark.parametrize("first", range(0, 60, 20))
+def test_random_networks_compute_what_they_did_with_rows_permuted(first: int, nm: str) -> None:
+    """Also: what each tile keeps stays the same numbers, wherever they have gone."""
+    model, inputs = pack([draw(seed) for seed in range(first, first + 20)])
+    outputs, before = run(model, inputs), {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    plan = models.analyze(model, inputs, nm)
+    assert len(plan.makers) >= 8
+    rng = np.random.default_rng(first)
+    promised: Counter[str] = Counter()
+    rows: Counter[str] = Counter()
+    for group in plan.groups:
+        problem = group.problem(model)
+        plan.assign(group.name, plan.nm.draw(problem, rng))
+        kept = np.where(plan.nm.mask(problem.saliency, group.solution), problem.saliency, 0).sum(axis=0)
+        names = [move.name for move in group.gaining for _ in move.positions]
+        for name, part in zip(names, np.split(kept, np.cumsum(group.lines)[:-1]), strict=True):
+            promised[name] += part.sum()
+            rows[name] += group.channels
+    plan.apply_(model, verify=False)
+    assert distance(outputs, run(model, inputs)) <= TOLERANCE
+    twin = copy.deepcopy(model)
+    pruned = models.prune_(twin, nm, plan=plan)
+    weights = {name: twin.get_parameter(name).detach() for name in set(plan.makers) & set(pruned.names)}
+    whole = [name for name, weight in weights.items() if rows[name] == weight.shape[0]]
+    assert len(whole) >= 5
+    for name in whole:
+        assert np.isclose(float(weights[name].abs().sum()), promised[name], rtol=1e-9), name
+    plan.undo_(model)
+    same(model.state_dict(), before, "undo left something")
+
+
 def test_enough_was_permuted_to_mean_anything() -> None:
     """Of weights that could be permuted at all: those of other widths or of one group say nothing."""
     if not ALL.graphs:

@@ -382,7 +382,7 @@ def damaged(plan: Plan, change: Any) -> str:
         (lambda d: d.pop("groups"), "groups"),
         (lambda d: d.update(extra=1), "extra"),
         (lambda d: d["pattern"].update(n=4), "1 <= n < m"),
-        (lambda d: d["groups"][0].update(perm=[0] * 16), "group '3'"),
+        (lambda d: d["groups"][0].update(solution={"perm": [0] * 16}), "group '3'"),
         (lambda d: d["groups"][0].update(blocks=[10, 6]), "multiples of 4"),
         (lambda d: d["groups"][0]["movements"][0].update(axes=[7]), "are not axes"),
         (lambda d: d["groups"][0]["movements"][0].update(role="boss"), "role"),
@@ -391,7 +391,7 @@ def damaged(plan: Plan, change: Any) -> str:
         (lambda d: d["groups"][0]["movements"][0].update(positions=[[[-3, 1, 16]]]), "outside"),
         (lambda d: d["groups"][0]["movements"][0].update(positions=[[[0, 1, 1 << 40]]]), "do not fit"),
         (lambda d: d["groups"][1].update(name="3"), "one name"),
-        (lambda d: d["groups"][0].update(perm=None), "not that of its result"),
+        (lambda d: d["groups"][0].update(solution=None), "not that of its result"),
     ],
 )
 def test_damaged_documents_are_refused(plan: Plan, model: nn.Module, change: Any, said: str) -> None:
