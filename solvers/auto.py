@@ -21,6 +21,8 @@ from permsolve.solvers.joint import Joint
 LP_SHARE, NODE_SECONDS = 0.35, 4e-6
 #: Columns up to which annealing by exchanges is best, and up to which it still adds something to assignments.
 NARROW, MEDIUM = 128, 512
+#: Where the annealings of HiNM begin, see `Joint`.
+STARTS = (0.8, 0.6, 0.4)
 #: Modelled proposals of annealing per pair of columns from which it can afford to start warm.
 PLENTY_OF_PROPOSALS = 10_000
 
@@ -40,8 +42,10 @@ class Auto(Solver):
     followed by annealing that starts cold for the last quarter of the time up to 512 columns. It uses all the time it
     is given, unless the optimum is proved. Without a limit the stages share a schedule of ``0.7 * min(cols / 64, 60)``
     modelled seconds of one core: 0.7 s at 64 columns, at most 42 s. Under an iteration limit it is annealing alone;
-    where the matrix is streamed, assignments, and on a GPU annealing, whatever the size. Patterns that permute rows get
-    ``joint``.
+    where the matrix is streamed, assignments, and on a GPU annealing, whatever the size.
+
+    Patterns that permute rows get ``joint``, after ``gyro`` (HiNM) or ``alternating`` (V:N:M) for a moment; HiNM gets it
+    three times, from falling temperatures.
     """
 
     source: ClassVar[str] = "ours: the stages' docstrings name their sources"
@@ -53,7 +57,7 @@ class Auto(Solver):
     def __call__(self, problem: Problem, run: Run) -> Status:
         """Run the stages one after the other."""
         if problem.pattern.moves_rows:
-            return Joint()(problem, run)
+            return self._rows_and_columns(problem, run)
         if run.device != "cpu":
             return Annealing()(problem, run)
         if problem.cols > NARROW and run.initial is None:
@@ -68,6 +72,22 @@ class Auto(Solver):
         stages = _stages(problem, seconds * run.n_jobs if run.timed else seconds)
         if run.iterations_left() < float("inf"):
             stages = [_Stage(1.0, Annealing())]  # iterations of different methods cannot be added up
+        return self._chain(stages, problem, run)
+
+    def _rows_and_columns(self, problem: Problem, run: Run) -> Status:
+        """Let the published method find where to begin; anneal from ever lower temperatures."""
+        if run.iterations_left() < float("inf") or problem.pattern.kind == "transposable":
+            return Joint()(problem, run)
+        from permsolve.solvers.alternating import Alternating
+        from permsolve.solvers.gyro import Gyro
+
+        if problem.pattern.kind == "vnm":
+            return self._chain([_Stage(0.15, Alternating()), _Stage(0.85, Joint())], problem, run)
+        later = [_Stage(0.3, Joint(start=start)) for start in STARTS]
+        return self._chain([_Stage(0.1, Gyro()), *later], problem, run)
+
+    def _chain(self, stages: list[_Stage], problem: Problem, run: Run) -> Status:
+        """Run the stages one after the other; what one leaves of its time goes to the next."""
         left = 1.0
         status = Status.COMPLETED
         for stage in stages:
@@ -104,7 +124,7 @@ class Auto(Solver):
     def warm_up(self, problem: Problem) -> None:
         """Compile what the stages use; which of them run depends on the time."""
         if problem.pattern.moves_rows:
-            Joint().warm_up(problem)
+            self._warm_up_rows(problem)
             return
         Annealing().warm_up(problem)
         if storable(problem.cols, problem.pattern.m):
@@ -115,6 +135,15 @@ class Auto(Solver):
             from permsolve.solvers.assignment import Assignment
 
             Assignment().warm_up(problem)
+
+    def _warm_up_rows(self, problem: Problem) -> None:
+        from permsolve.solvers.alternating import Alternating
+        from permsolve.solvers.gyro import Gyro
+
+        Joint().warm_up(problem)
+        for solver in (Gyro(), Alternating()):
+            if problem.pattern.kind in solver.patterns:
+                solver.warm_up(problem)
 
 
 def _stages(problem: Problem, core_seconds: float) -> list[_Stage]:

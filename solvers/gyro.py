@@ -39,9 +39,7 @@ class Gyro(Solver):
         Assignments in a row without success that end the input phase of a tile; with 0 there is none.
     """
 
-    source: ClassVar[str] = (
-        "gyro-permutation: Yu et al., 2024, arXiv 2407.20496"
-    )
+    source: ClassVar[str] = "gyro-permutation: Yu et al., 2024, arXiv 2407.20496"
     unit: ClassVar[str] = "one assignment: of clusters of rows to tiles, then of columns to groups in every tile"
     patterns: ClassVar[tuple[str, ...]] = ("hinm",)
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from permsolve.errors import OptionError
 from permsolve.problem import Problem
 from permsolve.run import Run
-from permsolve.solver import Solver, Status
+from permsolve.solver import Solver, Status, check_number
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,9 @@ class Joint(Solver):
     ----------
     rows
         Whether rows may move; without, only the columns are searched (HiNM, V:N:M).
+    start
+        Where on the way from the last temperature (0) to the first (1) it begins: below 1 it keeps much of the solution
+        that it starts from (HiNM).
     """
 
     source: ClassVar[str] = "ours; annealing: Kirkpatrick, Gelatt and Vecchi, Science 220, 1983"
@@ -31,21 +34,27 @@ class Joint(Solver):
     patterns: ClassVar[tuple[str, ...]] = ("hinm", "vnm", "transposable")
 
     rows: bool = True
+    start: float = 1.0
 
     def __post_init__(self) -> None:
         """Validate the options."""
         if not isinstance(self.rows, bool):
             raise OptionError(f"option rows = {self.rows!r} must be True or False")
+        check_number("start", self.start, least=0.0, most=1.0)
 
     def supports(self, problem: Problem) -> str | None:
         """Say why not: the rows of transposable patterns always move."""
         if not self.rows and problem.pattern.kind == "transposable":
             return f"rows = False is for HiNM and V:N:M; {problem.pattern} is searched with its rows"
+        if self.start != 1.0 and problem.pattern.kind != "hinm":
+            return f"start is for HiNM; the search of {problem.pattern} has one schedule"
         return None
 
     def __call__(self, problem: Problem, run: Run) -> Status:
         """Search as the pattern wants it."""
-        options = {} if self.rows else {"rows": False}
+        options: dict[str, Any] = {} if self.rows else {"rows": False}
+        if self.start != 1.0:
+            options["start"] = self.start
         status: Status = _search_of(problem).search(problem, run, **options)
         return status
 

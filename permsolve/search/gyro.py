@@ -217,9 +217,8 @@ class InputPhase:
         seed = self.run.rng.integers(2**63, dtype=np.uint64)
 
         def share(thread: int) -> None:
-            reassign_columns(
-                self.tiles, self._benches[thread], which[thread::jobs], self._n, self._m, seed, self.alarm.halt
-            )
+            own = np.ascontiguousarray(which[thread::jobs])  # strided arrays would be compiled for anew
+            reassign_columns(self.tiles, self._benches[thread], own, self._n, self._m, seed, self.alarm.halt)
 
         began = time.perf_counter()
         with self.alarm.watch():

@@ -33,7 +33,7 @@ CLUSTERING = 0.15
 ROW_FALL = 1e-4
 
 
-def search(problem: Problem, run: Run, *, rows: bool = True) -> Status:
+def search(problem: Problem, run: Run, *, rows: bool = True, start: float = 1.0) -> Status:
     """Anneal rows and columns of HiNM.
 
     Parameters
@@ -44,25 +44,29 @@ def search(problem: Problem, run: Run, *, rows: bool = True) -> Status:
         The run.
     rows
         Whether rows may leave their tiles.
+    start
+        Where on the way from the last temperature (0) to the first (1) it begins; below 1 rows are not brought together
+        beforehand, so that it keeps much of where it starts.
 
     Returns
     -------
     Status
         How the search ended.
     """
-    return _Search(problem, run, rows).solve()
+    return _Search(problem, run, rows, start).solve()
 
 
 class _Search:
     """One search: where it stands in its schedule, and its best solution."""
 
-    def __init__(self, problem: Problem, run: Run, rows: bool) -> None:
-        self.run, self.rows = run, problem.rows
-        start = run.best if run.initial is None else run.initial
+    def __init__(self, problem: Problem, run: Run, rows: bool, start: float) -> None:
+        self.run, self.rows, self.start = run, problem.rows, start
+        given = run.best if run.initial is None else run.initial
         #: Whether the rows are clustered beforehand; afterwards they move only where that gains at once.
         self.wide = effort_of(problem) == WIDE
-        self.tiles = Tiles(problem, run, rows, _clustered(problem, run, start) if self.wide and rows else start)
-        self.warm = 0.0 if self.wide else WARM
+        cold = start == 1.0 and rows
+        self.tiles = Tiles(problem, run, rows, _clustered(problem, run, given) if self.wide and cold else given)
+        self.warm = 0.0 if self.wide or start < 1.0 else WARM
         cost = round_cost(problem)
         self.budget = max(int(run.effort * default_seconds(problem) * 1e9 / cost), 20)
         planned = run.remaining() * 1e9 / cost
@@ -81,6 +85,7 @@ class _Search:
             self._offer()
             return Status.STOPPED
         scales = self.tiles.scout()
+        scales = scales._replace(hot=scales.cold * (scales.hot / scales.cold) ** self.start)
         share = first = self._share()
         step = 0.0
         while self.going and share < 1.0:
