@@ -192,7 +192,7 @@ def dump(result: Result) -> str:
     fields: dict[str, Any] = {
         "schema": SCHEMA,
         "version": __version__,
-        "pattern": _pattern_fields(result.pattern),
+        "pattern": {"kind": result.pattern.kind, **result.pattern.parameters()},
         "solution": result.pattern.to_lists(result.solution),
         "saliency": result.saliency,
         "blocks": None if result.blocks is None else list(result.blocks),
@@ -305,11 +305,6 @@ def _validated(document: PermutationDocument) -> PermutationDocument:
         ]
         raise ValidationError.from_exception_data(solution.__name__, details) from None
     return document
-
-
-def _pattern_fields(pattern: Pattern) -> dict[str, Any]:
-    fields = {"kind": pattern.kind, "n": pattern.n, "m": pattern.m}
-    return fields | {name: getattr(pattern, name) for name in ("vector", "vector_sparsity") if hasattr(pattern, name)}
 
 
 def _solution(

@@ -253,6 +253,8 @@ class Result:
             faults.append(f"bound: {self.bound!r} is not a bound on the recomputed score")
         if self.status is Status.OPTIMAL and self.gap > 1e-9:
             faults.append(f"status: optimal is claimed with a gap of {self.gap:.3g}")
+        if self.bound_kind != "rows" and self.pattern.moves_rows:
+            faults.append(f"bound: kind {self.bound_kind} is claimed, but nothing proves bounds of {self.pattern} yet")
         return (*faults, *self._check_proof(problem))
 
     def _check_proof(self, problem: Problem) -> list[str]:

@@ -44,8 +44,9 @@ class Auto(Solver):
     modelled seconds of one core: 0.7 s at 64 columns, at most 42 s. Under an iteration limit it is annealing alone;
     where the matrix is streamed, assignments, and on a GPU annealing, whatever the size.
 
-    Patterns that permute rows get ``joint``, after ``gyro`` (HiNM) or ``alternating`` (V:N:M) for a moment; HiNM gets it
-    three times, from falling temperatures.
+    Patterns that permute rows get ``joint``, after ``gyro`` (HiNM) or ``alternating`` (V:N:M) for a moment; HiNM gets
+    it three times, from falling temperatures. Under an iteration limit and for transposable patterns it is ``joint``
+    alone.
     """
 
     source: ClassVar[str] = "ours: the stages' docstrings name their sources"

@@ -73,6 +73,15 @@ def test_what_may_be_written(spec: object, pattern: Pattern) -> None:
     assert len({pattern, patterns.parse(spec)}) == 1
 
 
+@settings(max_examples=200)
+@given(st.integers(1, 999), st.floats(0, 1, exclude_max=True), st.sampled_from(["1:2", "2:4", "8:16"]))
+def test_every_digit_of_a_share_is_written_and_read(vector: int, share: float, nm: str) -> None:
+    """Two thirds in twelve digits kept 64 columns of 204 where two thirds keep 68: the bench solved another problem."""
+    pattern = HiNM(vector, share, nm)
+    assert patterns.parse(str(pattern)) == pattern
+    assert patterns.parse(str(HiNM(vector, 2 / 3))).kept(204) == 68  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("spec", "named"),
     [
@@ -83,7 +92,7 @@ def test_what_may_be_written(spec: object, pattern: Pattern) -> None:
         ("hinm(32, 1.0)", "from 0 to below 1"),
         ("hinm(32, 0.5, 4:2)", "1 <= n < m"),
         ("hinm(0)", "vector = 0"),
-        ("hinm(32", "'hinm(32'"),
+        ("hinm(32", "'hinm(32' is no pattern; write '2:4', 'hinm(32, 0.5, 2:4)'"),
         ("himn(32)", "himn"),
         ("64:2:3", "m >= 4"),
         ("64:4:8", "1 <= n < 4"),
@@ -325,6 +334,13 @@ def test_documents_whose_pattern_does_not_fit_say_why(
     document["pattern"][parameter] = value
     with pytest.raises(DocumentError, match=re.escape(named)):
         Result.from_json(json.dumps(document))
+
+
+def test_a_claim_of_optimality_without_proof_is_a_fault() -> None:
+    matrix = uniform(ROWS, COLS)
+    result = permsolve.solve(matrix, HiNM(4), method="random", stop=MaxIterations(3))
+    claimed = dataclasses.replace(result, bound=result.score, bound_kind="exact", status=permsolve.Status.OPTIMAL)
+    assert any("nothing proves" in fault for fault in claimed.check(matrix))
 
 
 def test_solutions_of_another_pattern_are_refused() -> None:

@@ -18,7 +18,6 @@ from permsolve.models.grouping import Movement, Refusal
 from permsolve.models.plan import Plan
 from permsolve.models.sides import Side, side_of
 from permsolve.models.spaces import Ints
-from permsolve.patterns import Pattern
 
 SCHEMA = "permsolve.plan/1"
 #: Positions are stored as runs; a document may not ask for more entries than this in all.
@@ -95,7 +94,7 @@ def dump(plan: Plan) -> str:
     head = {
         "schema": SCHEMA,
         "version": __version__,
-        "pattern": _pattern_fields(plan.nm),
+        "pattern": {"kind": plan.nm.kind, **plan.nm.parameters()},
         "model": plan.model,
         "parameters": plan.parameters,
         "unknown": plan.unknown,
@@ -128,11 +127,6 @@ def _group_fields(group: Group) -> dict[str, Any]:
         "solution": None if group.solution is None else group.nm.to_lists(group.solution),
         "result": None if group.result is None else json.loads(group.result.to_json()),
     }
-
-
-def _pattern_fields(pattern: Pattern) -> dict[str, Any]:
-    fields = {"kind": pattern.kind, "n": pattern.n, "m": pattern.m}
-    return fields | {name: getattr(pattern, name) for name in ("vector", "vector_sparsity") if hasattr(pattern, name)}
 
 
 def _runs(positions: Ints) -> list[list[int]]:

@@ -39,6 +39,17 @@ class Pattern(ABC):
     n: int
     m: int
 
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters by name, as documents hold them.
+
+        Returns
+        -------
+        dict
+            n, m, and the pattern's own.
+        """
+        own = {name: getattr(self, name) for name in ("vector", "vector_sparsity") if hasattr(self, name)}
+        return {"n": self.n, "m": self.m} | own
+
     @abstractmethod
     def __str__(self) -> str:
         """Return the notation that `permsolve.patterns.parse` reads."""
@@ -469,10 +480,10 @@ def whole_numbers(pattern: str, given: Sequence[tuple[str, object]], usage: str)
 def _frozen(name: str, values: Any) -> Permutation:
     try:
         array = np.asarray(values)
-        if array.dtype.kind not in "iu":
-            raise InputError(f"{name} of a solution must be an array of whole numbers, got {array.dtype}")
     except ValueError as error:
         raise InputError(f"{name} of a solution is no array of whole numbers: {error}") from error
+    if array.dtype.kind not in "iu":
+        raise InputError(f"{name} of a solution must be an array of whole numbers, got {array.dtype}")
     array = array.astype(np.int64)
     array.flags.writeable = False
     return array

@@ -93,7 +93,7 @@ class HiNM(Hierarchical):
 
     def __str__(self) -> str:
         """Return, for example, ``hinm(32, 0.5, 2:4)``."""
-        return f"hinm({self.vector}, {self.vector_sparsity:.12g}, {self.nm})"
+        return f"hinm({self.vector}, {self.vector_sparsity!r}, {self.nm})"  # every digit: it is read back
 
     def kept(self, size: int) -> int:
         """Return how many of a block of columns a tile keeps.

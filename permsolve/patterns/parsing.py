@@ -44,10 +44,10 @@ def parse(spec: object) -> Pattern:
     if re.fullmatch(r"\d{1,6}:\d{1,6}:\d{1,6}", text):
         return VNM(*map(int, text.split(":")))
     match = re.fullmatch(r"([a-z]+)(?:\((.*)\))?", text)
-    if match is None:
+    if match is None and text.count(":") == 1 and "(" not in text:
         return NM.parse(spec)
-    if match[1] not in _KINDS:
-        raise InputError(f"unknown pattern {spec!r}; write {_USAGE}")
+    if match is None or match[1] not in _KINDS:
+        raise InputError(f"{spec!r} is no pattern; write {_USAGE}")
     return _KINDS[match[1]](**_arguments(spec, _KINDS[match[1]], match[2] or ""))
 
 
@@ -69,7 +69,7 @@ def _arguments(spec: str, kind: type[Hierarchical], text: str) -> dict[str, Any]
 def _value(spec: str, text: str) -> object:
     if re.fullmatch(r"\d{1,9}", text):
         return int(text)
-    if re.fullmatch(r"\d*\.\d+|\d+\.", text):
+    if re.fullmatch(r"(\d*\.\d+|\d+\.|\d+(?=e))(e[+-]?\d{1,3})?", text):
         return float(text)
     if re.fullmatch(r"\d{1,6}:\d{1,6}", text):
         return text

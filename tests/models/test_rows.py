@@ -488,7 +488,7 @@ def test_what_does_not_fit_is_left_out() -> None:
     assert "4 axes" in pruned.left_out["0.weight"]
     assert pruned.left_out["1.weight"].startswith("12 rows (output channels) do not divide into tiles of vector = 8")
     assert pruned.left_out["2.weight"].startswith("10 columns (input channels) do not divide")
-    assert "2 of 4 columns per tile" in pruned.left_out["3.weight"]
+    assert "less than one group of m = 4 (0.5 of 4 columns)" in pruned.left_out["3.weight"]
     with pytest.raises(InputError, match=r"'1.weight' was not pruned; 12 rows"):
         pruned["1.weight"]
     with pytest.raises(InputError, match="no weight of the model can be pruned to hinm"):
