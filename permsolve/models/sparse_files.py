@@ -174,6 +174,7 @@ def load_sparse_(model: nn.Module, folder: str | Path) -> SparseModel:
     with _indices(path, model, document.indices, others):
         swap(model, fresh)
         try:
+            _check_names(path, model, others)
             load_(model, others, path)
         except BaseException:
             swap(model, {id(layer): replaced[name] for name, layer in made.items()})
@@ -244,6 +245,21 @@ def _check_weights(path: Path, document: SparseModelDocument, weights: dict[str,
             raise FileError(
                 path, f"{name} is {found.pattern} of {found.shape[0]} x {found.shape[1]}, {DOCUMENT} says {said}"
             )
+
+
+def _check_names(path: Path, model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Check that the tensors are those of the model, before the first of them is written over."""
+    state = model.state_dict()
+    first: dict[object, str] = {}
+    for name in tensors:
+        other = first.setdefault(memory(state[name]), name) if name in state else name
+        if other != name and not torch.equal(tensors[other], tensors[name]):
+            raise ModelError(f"{path}: the model ties {other} and {name}, but the file has two different tensors")
+    missing = [name for name, tensor in state.items() if memory(tensor) not in first]
+    strangers = [name for name in tensors if name not in state]
+    for names, what in ((missing, "lacks tensors of"), (strangers, "holds tensors that are not those of")):
+        if names:
+            raise ModelError(f"{path} {what} {type(model).__name__}: {listing(names)}")
 
 
 def _replaced(model: nn.Module, name: str, layer: LayerDocument) -> nn.Module:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 from torch.nn.utils.prune import BasePruningMethod
@@ -139,12 +140,14 @@ def densify_(model: nn.Module) -> tuple[str, ...]:
         Names of the layers.
     """
     fresh: dict[int, nn.Module] = {}
-    shared: dict[int, nn.Parameter] = {}
+    shared: dict[int, torch.Tensor] = {}
     names = []
     for name, module in model.named_modules():
         if isinstance(module, SparseLinear):
             linear = module.to_linear()
-            linear.weight = shared.setdefault(id(module.values), linear.weight)
+            if id(module.values) in shared:
+                linear.weight = shared[id(module.values)]
+            shared[id(module.values)] = linear.weight
             linear.bias = module.bias  # type: ignore[assignment]
             fresh[id(module)] = linear
             names.append(name)
@@ -208,10 +211,12 @@ def attached_like(first: SparseLinear, bias: nn.Parameter | None) -> SparseLinea
 
 
 def _pattern(nm: object, plan: Plan | None, pruned: Pruned | None) -> Pattern:
-    for name, given, kind in (("plan", plan, Plan), ("pruned", pruned, Pruned)):
-        if given is not None and not isinstance(given, kind):
-            raise InputError(f"{name} = {given!r} is no {kind.__name__}; a pattern goes to nm=")
-    given = [each for each in (None if nm is None else parse(nm), plan and plan.nm, pruned and pruned.nm) if each]
+    if plan is not None and not isinstance(plan, Plan):
+        raise InputError(f"plan = {plan!r} is no Plan; a pattern goes to nm=")
+    if pruned is not None and not isinstance(pruned, Pruned):
+        raise InputError(f"pruned = {pruned!r} is no Pruned, which prune_ returns")
+    given = [] if nm is None else [parse(nm)]
+    given += [each.nm for each in (plan, pruned) if each is not None]
     if not given:
         raise InputError("name the pattern, for example nm='2:4', or pass the plan or what prune_ returned")
     if any(each != given[0] for each in given):
@@ -292,8 +297,8 @@ def _owner_fault(model: nn.Module, owner: Owner) -> str | None:
         return f"of a {kind.__name__}: only torch.nn.Linear and transformers' Conv1D are replaced"
     if module is model:
         return "the model itself: use permsolve.sparse.SparseLinear.from_linear"
-    if is_parametrized(module, "bias"):
-        return "its bias has a parametrization; remove it first"
+    if is_parametrized(module, "bias") or not isinstance(module.bias, (nn.Parameter, type(None))):
+        return "its bias is not a plain parameter; remove what computes it first"
     if any(hook is not read_in_order and not isinstance(hook, BasePruningMethod) for hook in _hooks(module)):
         return "has hooks, which would be lost; remove them first"
     return None
