@@ -1,7 +1,7 @@
 """One compressed format for all patterns: values, packed positions, and per tile the channels that its slots read.
 
-Every pattern keeps n of every ``width`` *slots* of a row, and the slots of a tile of rows read input channels by an index
-vector:
+Every pattern keeps n of every ``width`` *slots* of a row, and the slots of a tile of rows read input channels by an
+index vector:
 
 =============  =======================  ===================================  ==========
 pattern        rows of a tile           slots of a tile                      width
@@ -12,8 +12,8 @@ V:N:M          vector                   four columns of every group          4
 transposable   all                      the permuted columns                 m
 =============  =======================  ===================================  ==========
 
-So one kernel runs them all, and neither permutation costs anything of its own: the index says what a slot reads, ``rows``
-where an output goes.
+So one kernel runs them all, and neither permutation costs anything of its own: the index says what a slot reads,
+``rows`` where an output goes.
 """
 
 from __future__ import annotations

@@ -69,12 +69,12 @@ class Layout:
     @functools.cached_property
     def blocks(self) -> int:
         """Number of blocks."""
-        return self.index.shape[0] * -(-self.height // self.shape.lanes)
+        return int(self.index.shape[0]) * -(-self.height // self.shape.lanes)
 
     @functools.cached_property
     def together(self) -> int:
         """Vectors whose activations stay in the second-level cache."""
-        return max(NEAR // (4 * self.index.shape[1]) // BATCHES[-1], 1) * BATCHES[-1]
+        return max(NEAR // (4 * int(self.index.shape[1])) // BATCHES[-1], 1) * BATCHES[-1]
 
     @functools.cached_property
     def nbytes(self) -> int:
