@@ -84,6 +84,12 @@ def test_the_code_about_patterns_runs(tmp_path: Path) -> None:
     assert float(printed.split()[-1]) > 0.44
 
 
+def test_the_code_about_sparse_weights_runs(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="needs torch")
+    code = re.findall(r"```python\n(.*?)```", (GUIDE.parent / "sparse.md").read_text(), re.DOTALL)[0]
+    assert "of the bytes" in python(tmp_path, "-c", code)
+
+
 def test_its_commands_run(installed: Path) -> None:
     (text,) = blocks("sh")
     lines = text.splitlines()
