@@ -84,13 +84,15 @@ def contenders(weights: Any, x: Any, cold: bool) -> dict[str, list[Callable[[], 
 
 def race(calls: dict[str, list[Callable[[], Any]]], seconds: float) -> dict[str, float]:
     """Return the first quartile of the seconds of a call, contenders taking turns."""
-    once = {}
+    per_turn = {}
     for name, each in calls.items():
-        start = time.perf_counter()
-        for call in each:
-            call()
-        once[name] = (time.perf_counter() - start) / len(each)
-    per_turn = {name: max(int(2e-3 / took), 1) for name, took in once.items()}
+        rounds = []
+        for _ in range(3):
+            start = time.perf_counter()
+            for call in each:
+                call()
+            rounds.append((time.perf_counter() - start) / len(each))
+        per_turn[name] = max(int(5e-3 / min(rounds)), 1)
     times: dict[str, list[float]] = {name: [] for name in calls}
     places = dict.fromkeys(calls, 0)
     end = time.perf_counter() + seconds

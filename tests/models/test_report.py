@@ -150,7 +150,7 @@ def test_layers_and_what_does_not_fit():
         ({"before": nn.Sequential(nn.Linear(16, 16))}, r"0.weight has shape \(16, 8\), in before \(16, 16\)"),
         ({"layers": "5"}, "no weight of the model can be 2:4; "),
         ({"layers": "3"}, "matches no weight"),
-        ({"nm": "x"}, "unknown pattern"),
+        ({"nm": "x"}, "is no pattern"),
         ({"saliency": "wanda"}, "needs activations"),
         ({"saliency": {"7": 1}}, "is no weight of the model"),
     ):

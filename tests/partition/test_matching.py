@@ -26,7 +26,7 @@ def test_the_matching_is_optimal_also_where_few_pairs_take_part_at_first(
     optimum = quantised.bound(int(-cheapest_cover(groups, -worth(quantised.columns, groups, 1), cols)))
     assert core.score == pytest.approx(optimum, rel=1e-9)  # what OPTIMAL means
     assert core.bound == pytest.approx(optimum, rel=1e-9)
-    assert is_partition(core.order, cols)
+    assert is_partition(core.solution, cols)
 
 
 @pytest.mark.parametrize("kind", SOME_KINDS)

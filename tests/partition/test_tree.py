@@ -106,7 +106,7 @@ def test_interrupted_anywhere_the_bound_holds(monkeypatch: pytest.MonkeyPatch, l
         optimum = best_of(values)
         assert core.bound >= optimum * (1 - 1e-13)
         assert core.score <= optimum * (1 + 1e-13)
-        assert is_partition(core.order, 16)
+        assert is_partition(core.solution, 16)
 
 
 def test_the_bound_falls_stage_by_stage(monkeypatch: pytest.MonkeyPatch) -> None:
