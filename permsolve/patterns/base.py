@@ -349,6 +349,16 @@ class Hierarchical(Pattern):
         """Return the solution: its arrays cannot be written to."""
         return solution
 
+    def permute(self, array: Array, solution: Any) -> Array:
+        """Return rows and columns in their order, where all tiles share one order of the columns."""
+        return array[solution.rows][:, solution.columns]
+
+    def unpermute(self, array: Array, solution: Any) -> Array:
+        """Undo `permute`."""
+        whole = np.empty_like(array)
+        whole[np.ix_(solution.rows, solution.columns)] = array
+        return whole
+
     def to_lists(self, solution: Any) -> dict[str, Any]:
         """Return the solution as lists of numbers."""
         return {name: getattr(solution, name).tolist() for name in self.parts}
@@ -401,6 +411,28 @@ def check_permutation(values: npt.ArrayLike, size: int, what: str) -> Permutatio
     if not np.array_equal(np.sort(perm), np.arange(size)):
         raise InputError(f"not a permutation of {what}: each of 0 .. {size - 1} must occur exactly once")
     return perm
+
+
+def check_tiles(rows: int, vector: int) -> None:
+    """Raise unless rows divide into tiles.
+
+    Parameters
+    ----------
+    rows
+        Number of rows.
+    vector
+        Rows of a tile.
+
+    Raises
+    ------
+    InputError
+        Saying what to do.
+    """
+    if rows % vector:
+        raise InputError(
+            f"{rows} rows (output channels) do not divide into tiles of vector = {vector}; "
+            f"pad the matrix with zero rows to {-(-rows // vector) * vector} or choose a vector that divides {rows}"
+        )
 
 
 def check_in_blocks(perm: Permutation, blocks: Blocks) -> None:

@@ -131,12 +131,7 @@ class HiNM(Hierarchical):
     def validate(self, shape: Shape, blocks: Blocks = None) -> None:
         """Check that rows divide into tiles and a tile keeps at least one group."""
         rows, cols = shape
-        if rows % self.vector:
-            raise InputError(
-                f"{rows} rows (output channels) do not divide into tiles of vector = {self.vector}; "
-                f"pad the matrix with zero rows to {-(-rows // self.vector) * self.vector} "
-                f"or choose a vector that divides {rows}"
-            )
+        base.check_tiles(rows, self.vector)
         self._inner.validate(shape)
         if not any(self.kept_of(cols, blocks)):
             share = f"{1 - self.vector_sparsity:g} of {cols} columns" + (f" in blocks of {blocks}" if blocks else "")

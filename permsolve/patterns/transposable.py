@@ -141,13 +141,3 @@ class Transposable(Hierarchical):
         values = np.empty(which.size)
         block_values(problem.columns, rows, columns, self.n, which, values)
         return values
-
-    def permute(self, array: Array, solution: TransposableSolution) -> Array:
-        """Return rows and columns in their order."""
-        return array[solution.rows][:, solution.columns]
-
-    def unpermute(self, array: Array, solution: TransposableSolution) -> Array:
-        """Undo `permute`."""
-        whole = np.empty_like(array)
-        whole[np.ix_(solution.rows, solution.columns)] = array
-        return whole

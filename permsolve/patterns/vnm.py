@@ -101,18 +101,8 @@ class VNM(Hierarchical):
 
     def validate(self, shape: Shape, blocks: Blocks = None) -> None:
         """Check that rows divide into tiles and columns into groups."""
-        rows, cols = shape
-        if rows % self.vector:
-            raise InputError(
-                f"{rows} rows (output channels) do not divide into tiles of vector = {self.vector}; "
-                f"pad the matrix with zero rows to {-(-rows // self.vector) * self.vector} "
-                f"or choose a vector that divides {rows}"
-            )
-        if cols % self.m:
-            raise InputError(
-                f"{cols} columns (input channels) do not divide into groups of m = {self.m}; "
-                f"pad the matrix with zero columns to {-(-cols // self.m) * self.m} or choose an m that divides {cols}"
-            )
+        base.check_tiles(shape[0], self.vector)
+        NM(self.n, self.m).validate(shape)
 
     def sample(self, shape: Shape) -> Shape:
         """Return the shape of two tiles of four groups."""
@@ -202,13 +192,3 @@ class VNM(Hierarchical):
     ) -> npt.NDArray[np.float64]:
         """Return the values of tiles."""
         return tile_values(problem, *self._sorted(solution), self.n, WIDTH, which)
-
-    def permute(self, array: Array, solution: VNMSolution) -> Array:
-        """Return rows and columns in their order."""
-        return array[solution.rows][:, solution.columns]
-
-    def unpermute(self, array: Array, solution: VNMSolution) -> Array:
-        """Undo `permute`."""
-        whole = np.empty_like(array)
-        whole[np.ix_(solution.rows, solution.columns)] = array
-        return whole
