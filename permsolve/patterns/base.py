@@ -351,7 +351,8 @@ class Hierarchical(Pattern):
 
     def permute(self, array: Array, solution: Any) -> Array:
         """Return rows and columns in their order, where all tiles share one order of the columns."""
-        return array[solution.rows][:, solution.columns]
+        permuted: Array = array[solution.rows][:, solution.columns]
+        return permuted
 
     def unpermute(self, array: Array, solution: Any) -> Array:
         """Undo `permute`."""
