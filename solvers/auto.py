@@ -21,8 +21,11 @@ from permsolve.solvers.joint import Joint
 LP_SHARE, NODE_SECONDS = 0.35, 4e-6
 #: Columns up to which annealing by exchanges is best, and up to which it still adds something to assignments.
 NARROW, MEDIUM = 128, 512
-#: Where the annealings of HiNM begin, see `Joint`.
-STARTS = (0.8, 0.6, 0.4)
+#: Where the annealings of HiNM begin, see `Joint`, and their shares of the time: alone, and before ``tilewise``.
+ANNEALINGS = ((0.8, 0.3), (0.6, 0.3), (0.4, 0.3))
+BEFORE_TILEWISE = ((0.8, 0.3), (0.5, 0.2))
+#: How often the linear programs of all tiles must fit into the time that ``tilewise`` gets.
+TILEWISE_TIMES = 2.0
 #: Modelled proposals of annealing per pair of columns from which it can afford to start warm.
 PLENTY_OF_PROPOSALS = 10_000
 
@@ -45,8 +48,8 @@ class Auto(Solver):
     where the matrix is streamed, assignments, and on a GPU annealing, whatever the size.
 
     Patterns that permute rows get ``joint``, after ``gyro`` (HiNM) or ``alternating`` (V:N:M) for a moment; HiNM gets
-    it three times, from falling temperatures. Under an iteration limit and for transposable patterns it is ``joint``
-    alone.
+    it three times, from falling temperatures, or twice and then ``tilewise`` where a tile's groups can be enumerated
+    and the time does for that. Under an iteration limit and for transposable patterns it is ``joint`` alone.
     """
 
     source: ClassVar[str] = "ours: the stages' docstrings name their sources"
@@ -84,8 +87,7 @@ class Auto(Solver):
 
         if problem.pattern.kind == "vnm":
             return self._chain([_Stage(0.15, Alternating()), _Stage(0.85, Joint())], problem, run)
-        later = [_Stage(0.3, Joint(start=start)) for start in STARTS]
-        return self._chain([_Stage(0.1, Gyro()), *later], problem, run)
+        return self._chain([_Stage(0.1, Gyro()), *_after_gyro(problem, run)], problem, run)
 
     def _chain(self, stages: list[_Stage], problem: Problem, run: Run) -> Status:
         """Run the stages one after the other; what one leaves of its time goes to the next."""
@@ -140,11 +142,26 @@ class Auto(Solver):
     def _warm_up_rows(self, problem: Problem) -> None:
         from permsolve.solvers.alternating import Alternating
         from permsolve.solvers.gyro import Gyro
+        from permsolve.solvers.tilewise import Tilewise
 
         Joint().warm_up(problem)
-        for solver in (Gyro(), Alternating()):
+        for solver in (Gyro(), Alternating(), Tilewise()):
             if problem.pattern.kind in solver.patterns:
                 solver.warm_up(problem)
+
+
+def _after_gyro(problem: Problem, run: Run) -> list[_Stage]:
+    """Return the stages of HiNM after its published method."""
+    from permsolve.solvers.tilewise import Tilewise, prepare_seconds
+
+    annealings, polish = ANNEALINGS, 0.0
+    seconds = prepare_seconds(problem)
+    if run.timed and seconds is not None:
+        last = 0.9 - sum(share for _, share in BEFORE_TILEWISE)
+        if TILEWISE_TIMES * seconds < last * run.remaining() * run.n_jobs:
+            annealings, polish = BEFORE_TILEWISE, last
+    stages = [_Stage(share, Joint(start=start)) for start, share in annealings]
+    return [*stages, _Stage(polish, Tilewise())] if polish else stages
 
 
 def _stages(problem: Problem, core_seconds: float) -> list[_Stage]:

@@ -6,33 +6,25 @@ import math
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from permsolve.partition import neighbourhood
-from permsolve.partition.lp import Duals
-from permsolve.partition.lp import solve as solve_lp
 from permsolve.partition.master import Master, build_seconds, warm_up
 from permsolve.partition.neighbourhood import Chain
 from permsolve.partition.quantise import Quantised
-from permsolve.partition.values import GroupValues, storable
+from permsolve.partition.regroup import MOST_IN_WINDOW, Task, regroup, window_groups
+from permsolve.partition.values import storable
 from permsolve.problem import Problem
 from permsolve.run import Run
 from permsolve.search.schedule import default_seconds
 from permsolve.solver import Solver, Status, check_whole
 
-Array = npt.NDArray[Any]
-
 #: Share of the time, or of its default schedule, that annealing gets to start with.
 WARM_START, WARM_START_WIDE = 0.05, 0.35
 #: Modelled seconds of a node of a window's search, for the schedule without limits.
 NODE_SECONDS = 4e-6
-#: Most groups (of m columns) among the columns of a wide problem's window.
-MOST_IN_WINDOW = 700_000
-#: Nodes that a wide problem's window gets at most.
-WINDOW_NODES = 30_000
 
 
 @dataclass(frozen=True)
@@ -94,9 +86,10 @@ class LNS(Solver):
     def _step_seconds(self, problem: Problem, n_jobs: int) -> float:
         """Estimate what passes before the first window is regrouped."""
         m = problem.pattern.m
+        rows = problem.rows
         if storable(problem.cols, m):
-            return build_seconds(problem.rows, problem.cols, m, n_jobs)
-        return build_seconds(problem.rows, _window_groups(self.columns, m) * m, m, 1)
+            return build_seconds(rows, problem.cols, m, n_jobs)
+        return build_seconds(rows, window_groups(self.columns, m) * m, m, 1)
 
     def _anneal(self, problem: Problem, run: Run, share: float) -> None:
         from permsolve.solvers.annealing import Annealing
@@ -133,7 +126,7 @@ class LNS(Solver):
     def _search_windows(self, problem: Problem, run: Run) -> Status:
         quantised = Quantised.of(problem)
         m = problem.pattern.m
-        size = _window_groups(self.columns, m)
+        size = window_groups(self.columns, m)
         members = run.best.reshape(-1, m)
         budget = max(int(run.effort * 20 * problem.groups / size), 1)
         windows = 0
@@ -142,9 +135,9 @@ class LNS(Solver):
             batch = run.n_jobs if run.timed else len(deals)  # without a clock the number of threads must not matter
             for start in range(0, len(deals), batch):
                 some = deals[start : start + batch]
-                tasks = [_Task(members[deal].ravel(), int(run.rng.integers(2**63))) for deal in some]
+                tasks = [Task(members[deal].ravel(), int(run.rng.integers(2**63))) for deal in some]
                 until = time.perf_counter() + run.remaining()
-                answers = run.map(partial(_regroup, quantised, until), tasks)
+                answers = run.map(partial(regroup, quantised, until), tasks)
                 for deal, answer in zip(some, answers, strict=True):
                     members[deal] = answer.reshape(-1, m)
                 windows += len(some)
@@ -152,42 +145,3 @@ class LNS(Solver):
                 if not run.proceed(len(some)):
                     return Status.STOPPED
         return Status.COMPLETED
-
-
-def _window_groups(columns: int, m: int) -> int:
-    """Return how many groups a window has: as many as can be enumerated, at least two."""
-    groups = max(columns // m, 3)
-    while groups > 2 and math.comb(groups * m, m) > MOST_IN_WINDOW:
-        groups -= 1
-    return groups
-
-
-class _Task(NamedTuple):
-    columns: Array
-    seed: int
-
-
-def _regroup(quantised: Quantised, deadline: float, task: _Task) -> Array:
-    """Regroup some columns as well as a bounded search can by a deadline; they come and go in groups of m."""
-    columns = task.columns
-
-    def left() -> float:
-        return deadline - time.perf_counter()
-
-    part = quantised.part(columns)
-    values = GroupValues(part, lambda work, items: [work(item) for item in items], deadline)
-    if not values.complete:
-        return columns
-    start = np.arange(len(columns))
-    duals: Duals = solve_lp(values, start, lambda: left() > 0, left)
-    if left() <= 0:
-        return columns
-    if duals.perm is not None:
-        return columns[duals.perm]
-    pool = neighbourhood.make_candidates(values, duals)
-    chain = Chain(part, duals, pool, start, np.random.default_rng(task.seed))
-    visited, kicks = 0, 0
-    while visited < WINDOW_NODES and kicks < 3 and not chain.solved and left() > 0:
-        visited += chain.step()
-        kicks = chain.kicks
-    return columns[chain.perm]
