@@ -9,7 +9,7 @@ roofline     what the device does: a copy, a dense product
 decode       1, 4 and 16 vectors: time, speed-up over torch's dense product, bytes/s against the copy
 permutation  what a random permutation costs over none
 prefill      2,048 vectors: time, speed-up, FLOP/s against the dense product
-search       the checks of ``gpu_search.py``
+search       the checks of ``gpu_search.py``, and what its kernels reach on one matrix
 
 Weights take turns from buffers that together exceed the second-level cache three times, launches of one case are one
 CUDA graph, and both sides of a ratio are timed in turns: figures are medians over the turns.
@@ -48,6 +48,8 @@ TINY = DEVICE == "cpu"
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 #: Largest relative error (Frobenius norm) allowed: roundings of the output; the interpreter truncates bfloat16.
 ALLOWED = {"fp16": 6e-4, "bf16": 8e-3 if TINY else 4e-3, "fp32": 5e-6}
+#: Saliency whose gain matrix is timed; `gpu_search.py` has more sizes, descents and annealing.
+SEARCHED = (2048, 4096)
 SHAPES = [(8192, 8192), (11008, 4096), (4096, 11008)]
 TURNS, LAUNCHES = 15, 8
 #: Seconds after which no further case is begun.
@@ -296,6 +298,17 @@ def semi_structured(shape: tuple[int, int], kind: str, x: torch.Tensor) -> tuple
     return calls, ""
 
 
+def timed(sides: dict[str, Calls], semi: str | float) -> tuple[dict[str, list[float]], str | float]:
+    """Time several sides; without the semi-structured one, and why, where a CUDA graph does not take it, say."""
+    try:
+        return microseconds(sides), semi
+    except Exception as error:
+        if "semi" not in sides:
+            raise
+        rest = {name: calls for name, calls in sides.items() if name != "semi"}
+        return microseconds(rest), f"{type(error).__name__}: {str(error)[:80]}"
+
+
 def decode(spec: str, shape: tuple[int, int], kind: str, batch: int, copy: float) -> tuple[Row, Row | None]:
     """Time a few vectors: the kernel, with and without a permutation, torch's dense and semi-structured products."""
     x = torch.randn((batch, shape[1]), device=DEVICE).to(DTYPES[kind])
@@ -310,14 +323,7 @@ def decode(spec: str, shape: tuple[int, int], kind: str, batch: int, copy: float
         found, semi = semi_structured(shape, kind, x)
         if found is not None:
             sides["semi"] = found
-    try:
-        times = microseconds(sides)
-    except Exception as error:
-        if "semi" not in sides:
-            raise
-        semi = f"{type(error).__name__}: {str(error)[:80]}"  # products that a CUDA graph does not take, say
-        del sides["semi"]
-        times = microseconds(sides)
+    times, semi = timed(sides, semi)
     median = {name: float(np.median(each)) for name, each in times.items()}
     rate = size / median["sparse"] * 1e6
     row |= {"us": median["sparse"], "dense us": median["dense"], "speed-up": ratio(times, "dense", "sparse")}
@@ -337,11 +343,17 @@ def prefill(spec: str, shape: tuple[int, int], kind: str, tokens: int, flops: fl
     calls, _ = sparse_calls(spec, shape, kind, x)
     slots = slots_of(parse(spec), shape[1])
     sides = {"sparse": calls, "stored": sparse_calls(spec, shape, kind, by_channel)[0]}
-    times = microseconds(sides | {"dense": dense_calls(shape, kind, x)})
+    sides["dense"] = dense_calls(shape, kind, x)
+    semi: str | float = "-"
+    if spec == "2:4":
+        found, semi = semi_structured(shape, kind, x)
+        sides |= {} if found is None else {"semi": found}
+    times, semi = timed(sides, semi)
     median = {name: float(np.median(each)) for name, each in times.items()}
     rate = 2.0 * shape[0] * slots * tokens / median["sparse"] * 1e6
     row: Row = {"pattern": spec, "shape": f"{shape[0]}x{shape[1]}", "type": kind, "vectors": tokens}
     row |= {"us": median["sparse"], "by channel us": median["stored"], "dense us": median["dense"]}
+    row["semi-structured us"] = median.get("semi", semi)
     row |= {"speed-up": ratio(times, "dense", "sparse"), "multiplied TFLOP/s": rate / 1e12, "of dense": rate / flops}
     return row
 
@@ -418,12 +430,17 @@ def main() -> int:
     section("permutation", costs)
     section("prefill", all_of("prefill", prefill_plan(options.quick), lambda *case: prefill(*case, flops[case[2]])))
     if options.quick or time.perf_counter() - START > BUDGET:
-        report.setdefault("left out", []).append("checks of the search kernels: run gpu_search.py")
+        report.setdefault("left out", []).append("the search kernels: run gpu_search.py")
     else:
         found = search.checks(DEVICE, tiny=TINY)
         bad = [row for row in found if row["result"] != "ok"]
         section(f"search: {len(found) - len(bad)} of {len(found)} passed", found, bad)
         failed += bad
+        if not TINY and time.perf_counter() - START < BUDGET:
+            lines, peak, copy = search.roofline()
+            section("search: roofline", lines)
+            section("search: gain", search.gain_rates([SEARCHED], peak))
+            section("search: others", search.other_rates(*SEARCHED, copy))
     for each in (*report.get("failed", ()), *report.get("left out", ())):
         print(each)
     search.write(options.out, report) if not TINY else None

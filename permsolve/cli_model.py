@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import time
@@ -16,7 +17,9 @@ import typer
 from permsolve.errors import FileError, InputError, VerificationError
 
 if TYPE_CHECKING:
-    from permsolve.models import Group, Plan, Report, Verification
+    from torch import nn
+
+    from permsolve.models import Group, Plan, Pruned, Report, Sparsified, Verification
     from permsolve.models.outputs import OutputFolder
     from permsolve.models.pretrained import Pretrained
     from permsolve.models.statefile import Loaded, StateFile
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 _FAILED = 1
 _INTERRUPTED = 130
 _REPORTS = ("report.json", "report.txt")
+_SPARSE = "sparse"
+_LOAD_SPARSE = f"permsolve.models.load_sparse_(model, '{_SPARSE}')"
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class _Request:
     seed: int
     gather: str | None
     prune: bool
+    sparse: bool
     search: float | None
     jobs: int | None
     workers: int
@@ -60,7 +66,7 @@ class _Request:
             "example": "default" if given is None else given,
         }
         if not self.plan_only:
-            names = ("method", "saliency", "time_limit", "seed", "prune", "search")
+            names = ("method", "saliency", "time_limit", "seed", "prune", "search", "sparse")
             found |= {name: getattr(self, name) for name in names}
         return found
 
@@ -98,6 +104,9 @@ def model(
         str | None, typer.Option("--gather", metavar="norm", help="norm: let norms gather their output's channels.")
     ] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Write the model pruned, not only permuted.")] = False,
+    sparse: Annotated[
+        bool, typer.Option("--sparse", help="With --prune: also write it compressed, into DIR/sparse.")
+    ] = False,
     search: Annotated[
         float | None,
         typer.Option(
@@ -116,11 +125,12 @@ def model(
     """Permute a whole model without changing its function, prove that, prune it, write it.
 
     The same command again goes on where one was stopped. DIR holds model.safetensors (dense; with the config and
-    tokenizer of a transformers folder), plan.json, report.json and report.txt. The checkpoint is never changed.
+    tokenizer of a transformers folder), plan.json, report.json, report.txt and, with --sparse, the folder sparse. The
+    checkpoint is never changed.
     """
     ask = _Request(
         *(checkpoint, arch, nm, out, example, example_text, method, saliency, time_limit, seed),
-        *(gather, prune, search, jobs, workers, plan_only, quiet),
+        *(gather, prune, sparse, search, jobs, workers, plan_only, quiet),
     )
     _check(ask)
     progress: list[str] = []
@@ -148,6 +158,8 @@ def _check(ask: _Request) -> None:
     check_search(ask.search, pattern)
     if ask.search is not None and not ask.prune:
         raise InputError("--search is for the columns that pruning keeps: it needs --prune")
+    if ask.sparse and not ask.prune:
+        raise InputError("--sparse writes the pruned model compressed: it needs --prune")
     make_solver(ask.method, None)
     resolve(ask.saliency)
     threads(ask.jobs)
@@ -220,6 +232,7 @@ def _work(ask: _Request, progress: list[str]) -> None:
 def _check_solvable(ask: _Request, plan: Plan, loaded: Loaded) -> None:
     from permsolve import models
     from permsolve.errors import UnsupportedProblemError
+    from permsolve.models import sparsify
     from permsolve.registry import make_solver
 
     if ask.prune:
@@ -227,6 +240,8 @@ def _check_solvable(ask: _Request, plan: Plan, loaded: Loaded) -> None:
         if all(weight.reason is not None for weight in listed):
             reasons = "".join(f"; {weight.path}: {weight.reason}" for weight in listed[:3])
             raise InputError(f"--prune: no weight of the model can be pruned to {ask.nm}{reasons}")
+    if ask.sparse:
+        sparsify.check_compressible(loaded.model, ask.nm)
     _, solver = make_solver(ask.method, None)
     for group in plan.groups:
         if group.result is not None and group.fingerprint(loaded.model) != group.result.fingerprint:
@@ -299,6 +314,7 @@ def _finish(
         typer.echo(_headline(retained))
     with folder.staged() as stage:
         code = source.write(loaded.model, stage, indices=any(group.indices for group in plan.groups))
+        compressed = None if not ask.sparse else _write_sparse(loaded.model, plan, pruned, stage)
         times["apply, verify, write"] = time.perf_counter() - begun
         written = [file.relative_to(stage).as_posix() for file in sorted(stage.rglob("*")) if file.is_file()]
         written += [PLAN, *_REPORTS]
@@ -313,12 +329,13 @@ def _finish(
             "verification": asdict(verified),
             "retained": None if retained is None else retained.to_dict(),
             "pruned": None if pruned is None else list(pruned),
+            "compressed": None if compressed is None else _compressed(compressed),
             "left_out": sorted(source.names - checkpoints.names_in(stage / checkpoints.WEIGHTS)),
             "seconds": {name: round(seconds, 3) for name, seconds in times.items()},
             "files": written,
             "load": code,
         }
-        text = _text(ask, document, plan, verified, retained)
+        text = _text(ask, document, plan, verified, retained, compressed)
         try:
             (stage / _REPORTS[0]).write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
             (stage / _REPORTS[1]).write_text(text, encoding="utf-8")
@@ -327,8 +344,37 @@ def _finish(
     folder.finish(written)
     what = "permuted" if pruned is None else f"permuted, {len(pruned)} weights pruned to {ask.nm}"
     typer.echo(f"model       {folder.path / checkpoints.WEIGHTS} ({what})")
+    if compressed is not None:
+        share = f"{100 * compressed.bytes / compressed.dense_bytes:.1f} % of the bytes"
+        typer.echo(f"compressed  {folder.path / _SPARSE} ({len(compressed)} weights, {share})")
     typer.echo(f"plan        {folder.path / PLAN}")
     typer.echo(f"report      {', '.join(str(folder.path / name) for name in _REPORTS[::-1])}")
+
+
+def _write_sparse(model: nn.Module, plan: Plan, pruned: Pruned | None, stage: Path) -> Sparsified:
+    """Compress the model and write it, in the widest type that the checkpoint has."""
+    import torch
+    from safetensors import safe_open
+
+    from permsolve.models import checkpoints, save_sparse, sparsify_
+
+    compressed = sparsify_(model, plan, pruned=pruned)
+    with safe_open(stage / checkpoints.WEIGHTS, framework="pt") as archive:
+        kinds = {archive.get_tensor(name).dtype for name in archive.keys()}  # noqa: SIM118 (no mapping)
+    floating = [kind for kind in kinds if kind.is_floating_point]
+    if floating:
+        model.to(functools.reduce(torch.promote_types, floating))
+    save_sparse(model, stage / _SPARSE, plan=plan)
+    return compressed
+
+
+def _compressed(compressed: Sparsified) -> dict[str, Any]:
+    return {
+        "weights": [asdict(weight) for weight in compressed.weights],
+        "left_out": compressed.left_out,
+        "folder": _SPARSE,
+        "load": _LOAD_SPARSE,
+    }
 
 
 def _headline(retained: Report) -> str:
@@ -369,7 +415,14 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _text(ask: _Request, document: dict[str, Any], plan: Plan, verified: Verification, retained: Report | None) -> str:
+def _text(
+    ask: _Request,
+    document: dict[str, Any],
+    plan: Plan,
+    verified: Verification,
+    retained: Report | None,
+    compressed: Sparsified | None,
+) -> str:
     """Return the report for people."""
     done = "permuted" if document["pruned"] is None else f"permuted and pruned to {ask.nm}"
     pairs = {
@@ -394,5 +447,7 @@ def _text(ask: _Request, document: dict[str, Any], plan: Plan, verified: Verific
             f"otherwise:\n{names}"
         )
     parts.append(f"To load it, in this folder:\n\n{document['load']}")
+    if compressed is not None:
+        parts.append(f"{compressed}\n\nTo load it into a fresh, dense model, in this folder:\n\n{_LOAD_SPARSE}")
     parts.append("\n".join(f"{name.ljust(width)}  {value}" for name, value in pairs.items()))
     return "\n\n".join(parts) + "\n"

@@ -26,7 +26,7 @@ from permsolve.kernels._jit import Kernel, exact
 from permsolve.kernels.memory import scratch
 from permsolve.kernels.vector import _Loop
 
-#: Vectors that one pass over a block can multiply.
+#: Vectors that one pass over a block can multiply: powers of two from 1 on.
 BATCHES = (1, 2, 4, 8)
 #: Registers that the activations of a group may take.
 _REGISTERS = 4
@@ -229,6 +229,52 @@ def _gather(x, token, index, period, batch, near, at):
             near[to + k] = row[index[source + k]]
 
 
+@exact
+def _turn(x, batch, turned):
+    """Put the channels of a pass's vectors side by side: ``turned`` is flat, by pass, channel and vector."""
+    cols = x.shape[1]
+    turned[:] = np.float32(0)  # also for vectors that fill up passes
+    for token in range(x.shape[0]):
+        row, at = x[token], token // batch * cols * batch + token % batch
+        for channel in range(cols):
+            turned[at + channel * batch] = row[channel]
+
+
+@intrinsic(prefer_literal=True)
+def _gather_group(typingctx, turned, first, index, source, near, to, period, batch):
+    """Copy the activations of one group's slots for a whole pass, a register a slot, as `_gather` lays them out.
+
+    Vector by vector, a slot takes a load and a store for each vector, and reads lie far apart.
+    """
+    period_, batch_ = period.literal_value, batch.literal_value
+    together = min(period_, 4)
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        base, slots, near_ = (_data(context, builder, signature.args[k], args[k]) for k in (0, 2, 4))
+        base, slots, near_ = (builder.gep(p, [args[k]]) for p, k in ((base, 1), (slots, 3), (near_, 5)))
+        for start in range(0, period_, together):
+            parts = []
+            for k in range(start, start + together):
+                channel = builder.zext(builder.load(builder.gep(slots, [ir.Constant(_INDEX, k)])), _INDEX)
+                place = builder.mul(channel, ir.Constant(_INDEX, batch_))
+                parts.append(_load(builder, base, place, _FLOAT, batch_))
+            while len(parts) > 1:
+                count = parts[0].type.count
+                both = ir.Constant(_vector(_WORD, 2 * count), list(range(2 * count)))
+                parts = [builder.shuffle_vector(a, b, both) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+            turns = [[k * batch_ + b for k in range(together)] for b in range(batch_)]
+            if together == period_:  # one run of memory
+                turns = [[place for turn in turns for place in turn]]
+            for b, turn in enumerate(turns):
+                mask = ir.Constant(_vector(_WORD, len(turn)), turn)
+                chosen = builder.shuffle_vector(parts[0], parts[0], mask)
+                place = builder.gep(near_, [ir.Constant(_INDEX, b * period_ + start)])
+                builder.store(chosen, builder.bitcast(place, chosen.type.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(turned, first, index, source, near, to, period, batch), code
+
+
 @functools.cache
 def product_kernel(shape: Shape, batch: int) -> Kernel:
     """Return the kernel that multiplies weights of some shape with vectors.
@@ -255,6 +301,7 @@ def product_kernel(shape: Shape, batch: int) -> Kernel:
     widen = KINDS.index(shape.kind)
     # A sum waits four cycles for the one before, and two can start in each: few vectors need several sums each.
     chains = max(4 // batch, 1)
+    spread = vector and batch == BATCHES[-1]
 
     def kernel(x, values, words, index, rows, height, out, first, last):
         above = (height + lanes - 1) // lanes
@@ -263,13 +310,26 @@ def product_kernel(shape: Shape, batch: int) -> Kernel:
         passes = (x.shape[0] + batch - 1) // batch
         near, sums = scratch(passes * slots), scratch(batch * lanes)
         near[:] = np.float32(0)  # also for groups and vectors that fill up words and passes
+        # Where many tiles read the same vectors, turning these first pays.
+        turns = passes if spread and index.shape[0] > 1 else 0
+        across = x.shape[1] * batch
+        turned = scratch(turns * across)
+        if turns > 0:
+            _turn(x, batch, turned)
         tile = -1
         for block in range(first, last):
             if block // above != tile:
                 tile = block // above
-                for token in range(x.shape[0]):
-                    at = token // batch * slots + token % batch * period
-                    _gather(x, token, index[tile], period, batch, near, at)
+                channels = index[tile]
+                if spread:
+                    for k in range(turns):
+                        for group in range(channels.shape[0] // period):
+                            to = k * slots + group * batch * period
+                            _gather_group(turned, k * across, channels, group * period, near, to, period, batch)
+                if turns == 0:
+                    for token in range(x.shape[0]):
+                        at = token // batch * slots + token % batch * period
+                        _gather(x, token, channels, period, batch, near, at)
             v, w = block * stored, block * length
             begin = tile * height + block % above * lanes
             here = min(lanes, (tile + 1) * height - begin)

@@ -24,7 +24,7 @@ from permsolve.models.checkpoints import WEIGHTS, fingerprints, listing, load_
 from permsolve.models.grouping import Movement
 from permsolve.models.owner import memory
 from permsolve.models.plan import Plan
-from permsolve.models.sparsify import attached_like, replaceable, swap
+from permsolve.models.sparsify import attached_like, has_hooks, replaceable, swap
 from permsolve.models.tensors import INDEX, permute_
 from permsolve.patterns import Pattern, parse
 from permsolve.sparse.compressed import Compressed
@@ -84,7 +84,8 @@ def save_sparse(model: nn.Module, folder: str | Path, *, plan: Plan | None = Non
     Parameters
     ----------
     model
-        A model that `sparsify_` was applied to. Tensors that are tied are written once.
+        A model that `sparsify_` was applied to. Tensors that are tied are written once, those of layers that read them
+        by different indices once for each.
     folder
         Where to; made if it is not there. Files of these names are replaced.
     plan
@@ -98,18 +99,25 @@ def save_sparse(model: nn.Module, folder: str | Path, *, plan: Plan | None = Non
     Raises
     ------
     InputError
-        If no layer is compressed.
+        If no layer is compressed, the model itself is one, or the plan is none.
     FileError
         If the folder cannot be written to.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"need a torch.nn.Module, got a {type(model).__name__}")
+    if isinstance(model, SparseLinear):
+        raise InputError("the model itself is a compressed layer: use permsolve.sparse.save")
+    if plan is not None and not isinstance(plan, Plan):
+        raise InputError(f"plan = {plan!r} is no plan of permsolve.models.analyze")
     found = _sparse_layers(model)
     if not found:
         raise InputError(f"{type(model).__name__} has no compressed layer: call permsolve.models.sparsify_ first")
     folder = Path(folder)
-    first: dict[int, str] = {}
+    first: dict[tuple[int, bytes], str] = {}
     layers, weights = {}, {}
     for name, layer in found.items():
-        same = first.setdefault(id(layer.values), name)
+        # Layers that share their values may still read other channels: each has the indices before it in its own.
+        same = first.setdefault((id(layer.values), layer.index.cpu().numpy().tobytes()), name)
         if same == name:
             weights[name] = layer.compressed
         shape = [layer.out_features, layer.in_features]
@@ -272,6 +280,8 @@ def _replaced(model: nn.Module, name: str, layer: LayerDocument) -> nn.Module:
         raise ModelError(f"{name} is compressed already: build the model anew, or call densify_ first")
     if not replaceable(type_before_parametrizations(module)) or is_parametrized(module, "bias"):
         raise ModelError(f"{name} is a {type(module).__name__}, not the linear layer that a compressed one replaces")
+    if has_hooks(module):
+        raise ModelError(f"{name} has hooks, which would be lost; remove them first, and add them to what replaces it")
     weight: torch.Tensor = module.weight  # type: ignore[assignment]
     own = tuple(weight.shape) if isinstance(module, nn.Linear) else tuple(weight.shape)[::-1]
     if own != tuple(layer.shape):

@@ -23,7 +23,7 @@ from permsolve.models.sparsified import SparseWeight, Sparsified
 from permsolve.models.standing import Standing
 from permsolve.models.tensors import index_of, read_in_order
 from permsolve.patterns import NM, Array, HiNMSolution, Pattern, Permutation, parse
-from permsolve.sparse.compressed import DTYPES, Compressed, compress
+from permsolve.sparse.compressed import DTYPES, Compressed, bits_of, compress
 from permsolve.sparse.linear import SparseLinear, solution_for
 
 
@@ -83,6 +83,7 @@ def sparsify_(
         If the plan is for another model or other weights.
     """
     pattern = _pattern(nm, plan, pruned)
+    bits_of(pattern)  # refuses groups that the format cannot hold
     if not applied and plan is None:
         raise InputError("applied=False says that a plan was not applied: pass the plan")
     own = dict(solutions or {})
@@ -123,6 +124,29 @@ def sparsify_(
     return Sparsified(pattern, tuple(done), faults, tuple(folded))
 
 
+def check_compressible(model: nn.Module, nm: object) -> None:
+    """Check that some layer could be replaced once it is pruned, before the work of pruning it.
+
+    Parameters
+    ----------
+    model
+        The model.
+    nm
+        The pattern.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    pattern = parse(nm)
+    bits_of(pattern)
+    faults = {weight.path: _fault(model, weight) for weight in catalogue(model, None, pattern)}
+    if all(fault is not None for fault in faults.values()):
+        reasons = {path: fault for path, fault in faults.items() if fault is not None}
+        raise InputError(f"no weight can be compressed to {pattern}{first_few(reasons)}")
+
+
 def densify_(model: nn.Module) -> tuple[str, ...]:
     """Replace the compressed layers of a model by dense ones with zeros, in place.
 
@@ -138,7 +162,14 @@ def densify_(model: nn.Module) -> tuple[str, ...]:
     -------
     tuple
         Names of the layers.
+
+    Raises
+    ------
+    InputError
+        If it is no model, or itself a compressed layer.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"need a torch.nn.Module, got a {type(model).__name__}")
     fresh: dict[int, nn.Module] = {}
     shared: dict[int, torch.Tensor] = {}
     names = []
@@ -171,6 +202,24 @@ def replaceable(kind: type) -> bool:
         True for `torch.nn.Linear` and transformers' ``Conv1D``, not for their subclasses, which may do more.
     """
     return kind is nn.Linear or (kind.__module__, kind.__name__) == ("transformers.pytorch_utils", "Conv1D")
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether a layer has hooks that would be lost with it.
+
+    Parameters
+    ----------
+    module
+        The layer.
+
+    Returns
+    -------
+    bool
+        Not for masks and for the index of a plan, which compressed layers have of their own.
+    """
+    kinds = (module._forward_pre_hooks, module._forward_hooks, module._backward_hooks, module._backward_pre_hooks)
+    hooks = [hook for kind in kinds for hook in kind.values()]
+    return any(hook is not read_in_order and not isinstance(hook, BasePruningMethod) for hook in hooks)
 
 
 def swap(model: nn.Module, fresh: Mapping[int, nn.Module]) -> None:
@@ -299,14 +348,9 @@ def _owner_fault(model: nn.Module, owner: Owner) -> str | None:
         return "the model itself: use permsolve.sparse.SparseLinear.from_linear"
     if is_parametrized(module, "bias") or not isinstance(module.bias, (nn.Parameter, type(None))):
         return "its bias is not a plain parameter; remove what computes it first"
-    if any(hook is not read_in_order and not isinstance(hook, BasePruningMethod) for hook in _hooks(module)):
+    if has_hooks(module):
         return "has hooks, which would be lost; remove them first"
     return None
-
-
-def _hooks(module: nn.Module) -> list[Any]:
-    kinds = (module._forward_pre_hooks, module._forward_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return [hook for hooks in kinds for hook in hooks.values()]
 
 
 def _compress(

@@ -67,6 +67,8 @@ class Compressed:
     def __post_init__(self) -> None:
         """Check that everything fits together."""
         rows, cols = self.shape
+        if min(rows, cols) < 1:
+            raise InputError(f"compressed weights have rows and columns, got shape ({rows}, {cols})")
         self.pattern.validate((rows, cols))
         slots = slots_of(self.pattern, cols)
         stored = slots // self.width * self.n
@@ -105,7 +107,7 @@ class Compressed:
     @property
     def bits(self) -> int:
         """Bits of a position: 1, 2, 4 or 8, so that none straddles two bytes."""
-        return next(bits for bits in (1, 2, 4, 8) if self.width <= 1 << bits)
+        return bits_of(self.pattern)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -196,8 +198,24 @@ class Compressed:
         Raises
         ------
         InputError
-            If rows are no permutation, a slot reads no channel or one twice, or a position lies outside its group.
+            If `check_structure` finds a fault, or values are NaN or infinite.
         """
+        self.check_structure()
+        if not bool(torch.isfinite(self.values).all()):
+            raise InputError("compressed weights hold NaN or infinite values")
+        return self
+
+    def check_structure(self) -> None:
+        """Check everything but the values: kernels read and write wherever index, positions and rows say.
+
+        Raises
+        ------
+        InputError
+            If rows are no permutation, a slot reads no channel or one twice, a position lies outside its group, or
+            there are no data (on the meta device).
+        """
+        if self.values.is_meta:
+            raise InputError("compressed weights are on the meta device, without data; load them first")
         rows, cols = self.shape
         if not torch.equal(self.rows.sort().values, torch.arange(rows, dtype=torch.int32, device=self.device)):
             raise InputError(f"rows of compressed weights must be a permutation of 0 .. {rows - 1}")
@@ -211,9 +229,6 @@ class Compressed:
             raise InputError(f"a position of compressed weights lies outside its group of {self.width}")
         if bool((places[:, :, 1:] <= places[:, :, :-1]).any()):
             raise InputError("the positions of a group of compressed weights do not ascend")
-        if not bool(torch.isfinite(self.values).all()):
-            raise InputError("compressed weights hold NaN or infinite values")
-        return self
 
 
 def width_of(pattern: Pattern) -> int:
@@ -230,6 +245,31 @@ def width_of(pattern: Pattern) -> int:
         m, or 4 for V:N:M.
     """
     return WIDTH if isinstance(pattern, VNM) else pattern.m
+
+
+def bits_of(pattern: Pattern) -> int:
+    """Return the bits of a position in its group.
+
+    Parameters
+    ----------
+    pattern
+        The pattern.
+
+    Returns
+    -------
+    int
+        1, 2, 4 or 8.
+
+    Raises
+    ------
+    InputError
+        If its groups have more than 256 slots.
+    """
+    width = width_of(pattern)
+    for bits in (1, 2, 4, 8):
+        if width <= 1 << bits:
+            return bits
+    raise InputError(f"{pattern} has no compressed format: its groups have {width} slots, and 8 bits tell 256 apart")
 
 
 def slots_of(pattern: Pattern, cols: int) -> int:
@@ -283,6 +323,10 @@ def compress(
     if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or weight.dtype not in DTYPES:
         what = f"{weight.dtype} of shape {tuple(weight.shape)}" if isinstance(weight, torch.Tensor) else type(weight)
         raise InputError(f"weights to compress are a 2-D tensor of float16, bfloat16, float32 or float64, got {what}")
+    if weight.is_meta or weight.layout != torch.strided:
+        what = "on the meta device, without values" if weight.is_meta else f"stored as {weight.layout}"
+        raise InputError(f"weights to compress are dense, these are {what}: load them, or convert them by to_dense()")
+    bits_of(chosen)
     weight = weight.detach()
     rows, cols = weight.shape
     chosen.validate((rows, cols))
@@ -345,12 +389,11 @@ def _packed(
     at = torch.tensor(order)[:, None], channels  # a copy: solutions of results cannot be written to
     device = weight.device
     values = weight[at[0].to(device), at[1].to(device)].masked_fill(~present.to(device), 0)
-    bits = next(bits for bits in (1, 2, 4, 8) if width <= 1 << bits)
     return Compressed(
         pattern=pattern,
         shape=(rows, weight.shape[1]),
         values=values.contiguous(),
-        positions=torch.from_numpy(pack(places.reshape(rows, -1), bits)).to(device),
+        positions=torch.from_numpy(pack(places.reshape(rows, -1), bits_of(pattern))).to(device),
         index=torch.from_numpy(index.astype(np.int32)).to(device),
         rows=torch.from_numpy(order.astype(np.int32)).to(device),
     )

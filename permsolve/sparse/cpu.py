@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 from permsolve._arrays import aligned
+from permsolve.kernels._jit import Kernel
 from permsolve.kernels.sparse_cpu import BATCHES, LANES, Shape, expand, product_kernel
 from permsolve.sparse.compressed import Compressed
 
@@ -77,6 +78,11 @@ class Layout:
         return max(NEAR // (4 * int(self.index.shape[1])) // BATCHES[-1], 1) * BATCHES[-1]
 
     @functools.cached_property
+    def kernels(self) -> list[Kernel]:
+        """The compiled kernels, by the place of their number of vectors in `BATCHES`."""
+        return [product_kernel(self.shape, batch) for batch in BATCHES]
+
+    @functools.cached_property
     def nbytes(self) -> int:
         """Bytes that a product reads."""
         return sum(each.nbytes for each in (self.values, self.words, self.index, self.rows))
@@ -130,7 +136,7 @@ def _vectors(x: torch.Tensor) -> npt.NDArray[np.float32]:
         x = x.reshape(-1, x.shape[-1])
     if x.dtype != torch.float32:
         x = x.to(torch.float32)
-    return np.ascontiguousarray(x.numpy())
+    return np.ascontiguousarray(x.resolve_neg().numpy())
 
 
 def times_vectors(x: npt.NDArray[np.float32], layout: Layout, out: npt.NDArray[np.float32], threads: int) -> None:
@@ -147,16 +153,19 @@ def times_vectors(x: npt.NDArray[np.float32], layout: Layout, out: npt.NDArray[n
     threads
         How many threads may share the work: they split the rows.
     """
+    if len(x) <= layout.together:
+        _times_some(x, layout, out, threads)
+        return
     for first in range(0, len(x), layout.together):
         _times_some(x[first : first + layout.together], layout, out[first : first + layout.together], threads)
 
 
 def _times_some(x: npt.NDArray[np.float32], layout: Layout, out: npt.NDArray[np.float32], threads: int) -> None:
     vectors, blocks = len(x), layout.blocks
-    batch = next((batch for batch in BATCHES if vectors <= batch), BATCHES[-1])
-    kernel = product_kernel(layout.shape, batch)
+    place = min((vectors - 1).bit_length(), len(BATCHES) - 1)
+    kernel = layout.kernels[place]
     given = (x, layout.values, layout.words, layout.index, layout.rows, layout.height, out)
-    share = layout.nbytes * -(-vectors // batch) // BYTES_PER_THREAD
+    share = layout.nbytes * -(-vectors // BATCHES[place]) // BYTES_PER_THREAD
     parts = min(threads, share, blocks)
     if parts < 2:
         kernel(*given, 0, blocks)
@@ -214,10 +223,17 @@ def layout_of(weights: Compressed) -> Layout:
     -------
     Layout
         The layout.
+
+    Raises
+    ------
+    InputError
+        If the tensors are not those of compressed weights.
     """
     version = 0 if weights.values.is_inference() else weights.values._version
     found = _known.get(weights)
     if found is None or found[0] != version:
+        if found is None:
+            weights.check_structure()
         found = (version, make_layout(weights))
         _known[weights] = found
     return found[1]

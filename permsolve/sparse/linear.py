@@ -11,12 +11,14 @@ from torch.nn import functional
 from permsolve.errors import InputError
 from permsolve.patterns import Pattern, parse
 from permsolve.sparse.compressed import Compressed, Mask, compress
-from permsolve.sparse.product import differentiable, matmul
+from permsolve.sparse.product import differentiable, matmul, traced
 
 if TYPE_CHECKING:
     from permsolve.sparse.semi_structured import SemiStructuredLinear
 
 _STRUCTURE = ("positions", "index", "rows")
+#: A tensor, the address of its data and its version.
+_Stamp = tuple[torch.Tensor, int, int]
 
 
 class SparseLinear(nn.Module):
@@ -26,8 +28,9 @@ class SparseLinear(nn.Module):
     them. Gradients of any order reach the input, the values and the bias; the backward pass makes the weight dense, and
     what is pruned stays pruned. Where a group keeps fewer than n weights, the format pads it with zeros, which train
     like other values. Values may be changed in place or replaced; kernels that keep a layout of their own do not notice
-    what is written through ``values.data``. Forward-mode derivatives and `torch.vmap` are not supported;
-    `torch.compile` and `torch.export` see the dense product.
+    what is written through ``values.data``, nor in place to values that were made in inference mode. Forward-mode
+    derivatives and `torch.vmap` are not supported; whatever traces the layer (`torch.compile`, `torch.export`,
+    `torch.jit.trace`, ``make_fx``) sees the dense product.
 
     Parameters
     ----------
@@ -66,7 +69,7 @@ class SparseLinear(nn.Module):
             self.register_buffer(name, getattr(compressed, name))
         self.register_parameter("bias", None if bias is None else _parameter(bias))
         self.register_load_state_dict_post_hook(_check_loaded)  # type: ignore[no-untyped-call]
-        self._cached: tuple[tuple[Any, ...], tuple[Any, ...], Compressed] | None = None
+        self._cached: tuple[_Stamp, list[_Stamp], Compressed] | None = None
 
     @classmethod
     def from_linear(
@@ -158,17 +161,20 @@ class SparseLinear(nn.Module):
         InputError
             If the buffers no longer are those of compressed weights.
         """
-        values, structure = self.values, [getattr(self, name) for name in _STRUCTURE]
-        stamps = (_stamp(values), tuple(map(_stamp, structure)))
-        if self._cached is not None and self._cached[:2] == stamps:
-            return self._cached[2]
-        known = self._cached is not None and self._cached[1] == stamps[1]
+        cached, buffers = self._cached, self._buffers
+        values = self._parameters.get("values")
+        if values is None:  # torch.nn.utils.prune has it computed
+            values = self.values
+        structure: list[Any] = [buffers[name] for name in _STRUCTURE]
+        known = cached is not None and all(map(_unchanged, structure, cached[1]))
+        if cached is not None and known and _unchanged(values, cached[0]):
+            return cached[2]
         self._cached = None
         shape = (self.out_features, self.in_features)
         compressed = Compressed(self.pattern, shape, values.detach(), *structure)
         if not (known or values.is_meta):
-            compressed.check()  # a wrong index would have kernels read anywhere
-        self._cached = (*stamps, compressed)
+            compressed.check_structure()  # a wrong index would have kernels read anywhere
+        self._cached = (_stamp(values), list(map(_stamp, structure)), compressed)
         return compressed
 
     @property
@@ -196,18 +202,19 @@ class SparseLinear(nn.Module):
         torch.Tensor
             (..., out_features).
         """
-        if torch.compiler.is_compiling():
+        if traced(input):
             return functional.linear(input, self.weight, self.bias)
         kind = input.device.type
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        if (kind == "cpu" or torch.amp.is_autocast_available(kind)) and torch.is_autocast_enabled(kind):
             with torch.autocast(kind, enabled=False):
                 return self.forward(input.to(self.values.dtype)).to(torch.get_autocast_dtype(kind))
         weights, bias = self.compressed, self.bias
-        if torch.is_grad_enabled() and (input.requires_grad or self.values.requires_grad):
+        learns = torch.is_grad_enabled()
+        if learns and (input.requires_grad or self.values.requires_grad):
             output = differentiable(input, self.values, weights)
         else:
             output = matmul(input, weights)
-            if bias is not None and not (torch.is_grad_enabled() and bias.requires_grad):
+            if bias is not None and not (learns and bias.requires_grad):
                 return output.add_(bias)
         return output if bias is None else output + bias
 
@@ -270,14 +277,24 @@ def _parameter(tensor: torch.Tensor) -> nn.Parameter:
     return tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor.detach())
 
 
-def _stamp(tensor: torch.Tensor) -> tuple[int, int, torch.dtype, torch.device]:
-    """Return what changes when a tensor is written to or replaced."""
+def _stamp(tensor: torch.Tensor) -> _Stamp:
+    """Return a tensor, and what changes when it is written to or given other data."""
     version = 0 if tensor.is_inference() else tensor._version
-    return 0 if tensor.is_meta else tensor.data_ptr(), version, tensor.dtype, tensor.device
+    return tensor, 0 if tensor.is_meta else tensor.data_ptr(), version
+
+
+def _unchanged(tensor: torch.Tensor, stamp: _Stamp) -> bool:
+    """Compare with a stamp; small layers take microseconds, so nothing is asked for without need."""
+    same, place, version = stamp
+    if tensor is not same or tensor.is_meta:
+        return False
+    return tensor.data_ptr() == place and (tensor.is_inference() or tensor._version == version)
 
 
 def _check_loaded(module: nn.Module, keys: object) -> None:
     """Check tensors as soon as they are loaded."""
     assert isinstance(module, SparseLinear)
     module._cached = None
-    _ = module.compressed
+    compressed = module.compressed
+    if not compressed.values.is_meta:
+        compressed.check()

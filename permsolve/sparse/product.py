@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from permsolve.errors import InputError
 from permsolve.sparse.compressed import Compressed
@@ -37,10 +39,13 @@ def matmul(x: torch.Tensor, weights: Compressed) -> torch.Tensor:
     Raises
     ------
     InputError
-        If type, device or number of channels are not the weights'.
+        If type, device or number of channels are not the weights', or these are not compressed.
     """
     _check(x, weights)
-    x = x.detach()
+    if x.requires_grad:
+        x = x.detach()
+    if traced(x):
+        return x @ weights.to_dense().T
     if not x.numel():
         return x.new_zeros((*x.shape[:-1], weights.shape[0]))
     if x.is_cuda and x.dtype in _ON_DEVICE and _has_triton():
@@ -49,9 +54,7 @@ def matmul(x: torch.Tensor, weights: Compressed) -> torch.Tensor:
         product: torch.Tensor = on_device.matmul(x.reshape(-1, x.shape[-1]), weights)
         return product.reshape(*x.shape[:-1], weights.shape[0])
     if x.device.type == "cpu":
-        from permsolve.sparse import cpu
-
-        return cpu.matmul(x, weights)
+        return _on_cpu()(x, weights)
     return x @ weights.to_dense().T
 
 
@@ -108,12 +111,42 @@ class _Product(torch.autograd.Function):
         return for_x, for_values, None
 
 
+def traced(x: torch.Tensor) -> bool:
+    """Return whether operations are recorded, or stood in for: compiled kernels would be constants there.
+
+    Parameters
+    ----------
+    x
+        What is to be multiplied.
+
+    Returns
+    -------
+    bool
+        True while compiling, exporting or tracing, under a dispatch mode, and for subclasses of tensors.
+    """
+    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+        return True
+    if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+        return True
+    return type(x) is not torch.Tensor and not isinstance(x, torch.nn.Parameter)
+
+
+@functools.cache
+def _on_cpu() -> Callable[[torch.Tensor, Compressed], torch.Tensor]:
+    """Return the CPU's product; imported once, and only where it is needed."""
+    from permsolve.sparse import cpu
+
+    return cpu.matmul
+
+
 @functools.cache
 def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
 def _check(x: torch.Tensor, weights: Compressed) -> None:
+    if not isinstance(weights, Compressed):
+        raise InputError(f"need compressed weights, got a {type(weights).__name__}: make them by compress")
     rows, cols = weights.shape
     if not isinstance(x, torch.Tensor) or not x.ndim or x.shape[-1] != cols:
         what = f"a tensor of shape {tuple(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__

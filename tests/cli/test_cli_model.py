@@ -138,6 +138,32 @@ def test_a_pruned_model_is_exactly_what_pruning_the_permuted_one_gives(run, home
     assert report["retained"]["left_out"]["stem.weight"].startswith("3 input channels")
 
 
+def test_a_pruned_model_is_written_compressed_beside_the_dense_one(run, home):
+    half = {name: each.half() for name, each in torch.load("prenorm.pt").items()}
+    torch.save(half, "half.pt")
+    words = ("half.pt", "--arch", "arch.py:prenorm", "--out", "out", "--gather", "norm", "--prune", "--sparse", *FAST)
+    code, out, err = run(*words)
+    assert code == 0, err
+    assert "compressed  out/sparse (3 weights, " in out
+    assert {file.name for file in (home / "out").iterdir()} == FILES | {"sparse"}
+    report = json.loads((home / "out" / "report.json").read_text())
+    assert {each["name"] for each in report["compressed"]["weights"]} == {"stem.weight", "up.weight", "down.weight"}
+    assert set(report["files"]) >= {"sparse/model.safetensors", "sparse/sparse.json"}
+    assert "load_sparse_" in (home / "out" / "report.txt").read_text()
+    tensors = load_file("out/sparse/model.safetensors")
+    assert {each.dtype for each in tensors.values() if each.is_floating_point()} == {torch.float16}
+    dense, inputs = fresh("prenorm")
+    sparse, _ = fresh("prenorm")
+    os.chdir("out")
+    exec(report["load"], {"model": dense, "permsolve": permsolve, "safetensors": safetensors})
+    exec(report["compressed"]["load"], {"model": sparse, "permsolve": permsolve})
+    assert not torch.equal(dense.up.weight, torch.load("../prenorm.pt")["up.weight"])
+    inputs = inputs.double()  # dense products: nothing to compile
+    assert close(outputs_of(dense.double(), inputs), outputs_of(sparse.double(), inputs))
+    os.chdir("..")
+    assert run(*words)[1].startswith("finished already")
+
+
 def test_types_of_the_checkpoint_are_kept(run, home):
     half = {name: each.half() if each.is_floating_point() else each for name, each in torch.load("build.pt").items()}
     torch.save({"state_dict": half, "epoch": 7}, "half.pt")
@@ -228,6 +254,11 @@ WORDS = ("build.pt", "--arch", "arch.py:build")
         (("skewed.pt", "--arch", "arch.py:build", "--out", "out"), "3, in the model 32 x 16 x 3 x 3"),
         (("nan.pt", "--arch", "arch.py:build", "--out", "out"), "not finite"),
         (("odd.pt", "--arch", "arch.py:odd", "--out", "out", "--prune"), "no weight of the model can be pruned to 2:4"),
+        ((*WORDS, "--out", "out", "--sparse"), "--sparse writes the pruned model compressed: it needs --prune"),
+        (
+            ("conv.pt", "--arch", "arch.py:conv", "--out", "out", "--prune", "--sparse"),
+            "no weight can be compressed",
+        ),
         (("build.pt", "--arch", "transformers", "--out", "out"), "is not a folder"),
         (("full", "--arch", "transformers", "--out", "out"), "no config.json"),
     ],
@@ -236,6 +267,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(run, home, words, message)
     (home / "full").mkdir()
     (home / "full" / "thesis.txt").touch()
     torch.save(torch.load("build.pt") | SKEWED, "skewed.pt")
+    torch.save(fresh("conv")[0].state_dict(), "conv.pt")
     torch.save(torch.load("build.pt") | {"body.bias": torch.full((32,), float("nan"))}, "nan.pt")
     before = sorted(home.rglob("*"))
     code, out, err = run(*words, "-q")

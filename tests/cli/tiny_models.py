@@ -83,6 +83,10 @@ def odd():
     return Odd(), torch.randn(2, 3)
 
 
+def conv():
+    return nn.Sequential(nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3)), torch.randn(2, 8, 8, 8)
+
+
 def stubborn():
     class Model(Net):
         def forward(self, x):

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,28 @@ def test_tied_layers_share_their_weight(tmp_path: Path) -> None:
     assert error(before, run(other)) <= 1e-12
 
 
+def test_tied_layers_that_read_by_different_indices_are_saved(tmp_path: Path) -> None:
+    """One weight, two indices: written once, the second layer would read by the first one's index."""
+
+    def code(m: Any, x: Any) -> Any:
+        return m.one(x) + m.two(x)
+
+    def make() -> nn.Module:
+        made = Net(code, one=nn.Linear(16, 8), two=nn.Linear(16, 8)).eval()
+        made.two.weight = made.one.weight
+        return randomise(made, 0)
+
+    model = make()
+    models.prune_(model, "2:4")
+    sparsify_(model, nm="2:4")
+    model.two.index = model.two.index.flip(1)
+    before = outputs(model, X)
+    save_sparse(model, tmp_path)
+    other = make()
+    load_sparse_(other, tmp_path)
+    assert error(before, outputs(other, X)) == 0
+
+
 def test_training_goes_on() -> None:
     model = net().train()
     models.prune_(model, "2:4")
@@ -381,6 +404,51 @@ def test_permutations_of_another_layer_or_model() -> None:
     assert not sparse_layers(model) and not sparse_layers(other)
 
 
+def test_a_second_call_takes_what_the_first_left() -> None:
+    model = net()
+    models.prune_(model, "2:4")
+    before = outputs(model, X)
+    assert sparsify_(model, nm="2:4", layers="2").names == ("2.weight",)
+    first = model[2]
+    assert sparsify_(model, nm="2:4").names == ("0.weight", "4.weight") and model[2] is first
+    assert error(before, outputs(model, X)) <= 1e-12
+    with pytest.raises(InputError, match=r"no weight can be compressed to 2:4; 0\.values: in a SparseLinear"):
+        sparsify_(model, nm="2:4")
+
+
+def test_an_embedding_keeps_its_weight() -> None:
+    """A head that is tied to an embedding stays dense: compressed, the two would part."""
+
+    def code(m: Any, ids: Any) -> Any:
+        return m.head(m.up(m.embed(ids)))
+
+    model = Net(code, embed=nn.Embedding(12, 8), up=nn.Linear(8, 8), head=nn.Linear(8, 12, bias=False)).eval()
+    model.head.weight = model.embed.weight
+    models.prune_(model, "2:4", layers=["up", "head"])
+    assert "shared with the embedding embed" in sparsify_(model, nm="2:4").left_out["head.weight"]
+    assert model.head.weight is model.embed.weight and isinstance(model.up, SparseLinear)
+    with pytest.raises(InputError, match="of a Embedding: only"):
+        sparsify_(model, nm="2:4", layers="head")
+
+
+def test_groups_beyond_the_format_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(600, 4))
+    models.prune_(model, "2:300")
+    with pytest.raises(InputError, match="its groups have 300 slots, and 8 bits tell 256 apart"):
+        sparsify_(model, nm="2:300")
+
+
+def test_what_is_no_model(tmp_path: Path) -> None:
+    calls = [densify_, lambda m: sparsify_(m, nm="2:4")]
+    calls += [lambda m: save_sparse(m, tmp_path), lambda m: load_sparse_(m, tmp_path)]
+    for call in calls:
+        with pytest.raises(InputError, match=r"need a torch\.nn\.Module, got"):
+            call("model")
+    with pytest.raises(InputError, match=r"itself is a compressed layer: use permsolve\.sparse\.save"):
+        save_sparse(SparseLinear.from_linear(nn.Linear(16, 8)), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_model_itself_cannot_be_replaced() -> None:
     linear = nn.Linear(16, 8)
     models.prune_(linear, "2:4")
@@ -401,6 +469,20 @@ def saved(folder: Path, nm: Any = TILES) -> nn.Module:
     sparsify_(model, plan, pruned=models.prune_(model, nm, plan=plan))
     save_sparse(model, folder, plan=plan)
     return model
+
+
+@pytest.fixture(scope="module")
+def kept_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that is saved once; tests damage copies."""
+    folder = tmp_path_factory.mktemp("kept") / "model"
+    saved(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(kept_folder: Path, tmp_path: Path) -> Path:
+    """A copy of a saved model."""
+    return Path(shutil.copytree(kept_folder, tmp_path / "model"))
 
 
 def rewrite(folder: Path, change: Any) -> None:
@@ -452,13 +534,12 @@ def swap_index(tensors: Any, metadata: Any) -> None:
         (lambda f: rewrite(f, lambda t, m: t.update({"3.bias": t["3.bias"].double()})), ModelError, "lose digits"),
     ],
 )
-def test_damaged_folders_leave_the_model(tmp_path: Path, damage: Any, kind: Any, said: str) -> None:
-    saved(tmp_path)
-    damage(tmp_path)
+def test_damaged_folders_leave_the_model(folder: Path, damage: Any, kind: Any, said: str) -> None:
+    damage(folder)
     model = net(1)
     kept, modules = state(model), list(model.modules())
     with pytest.raises(kind, match=said):
-        load_sparse_(model, tmp_path)
+        load_sparse_(model, folder)
     assert not unequal(kept, state(model)) and list(model.modules()) == modules
 
 
@@ -473,12 +554,20 @@ def test_damaged_folders_leave_the_model(tmp_path: Path, damage: Any, kind: Any,
         (lambda: nn.Linear(16, 8), "holds a Sequential, the model is a Linear"),
     ],
 )
-def test_models_that_are_others(tmp_path: Path, make: Any, said: str) -> None:
-    saved(tmp_path)
+def test_models_that_are_others(folder: Path, make: Any, said: str) -> None:
     model = make()
     modules = list(model.modules())
     with pytest.raises(ModelError, match=said):
-        load_sparse_(model, tmp_path)
+        load_sparse_(model, folder)
+    assert list(model.modules()) == modules
+
+
+def test_hooks_are_not_lost_on_loading(folder: Path) -> None:
+    model = net(1)
+    model[2].register_forward_hook(lambda module, args, output: output)
+    modules = list(model.modules())
+    with pytest.raises(ModelError, match="2 has hooks, which would be lost"):
+        load_sparse_(model, folder)
     assert list(model.modules()) == modules
 
 
@@ -501,5 +590,7 @@ def test_only_compressed_models_are_saved(tmp_path: Path) -> None:
     sparsify_(model, nm="2:4")
     with pytest.raises(FileError, match="cannot be made"):
         save_sparse(model, tmp_path / "file" / "x")
+    with pytest.raises(InputError, match="plan = '2:4' is no plan"):
+        save_sparse(model, tmp_path, plan="2:4")
     assert save_sparse(model, tmp_path / "a" / "b").layers == {"0": TWO, "2": TWO, "4": TWO}
     assert sorted(each.name for each in (tmp_path / "a" / "b").iterdir()) == ["model.safetensors", "sparse.json"]

@@ -234,6 +234,29 @@ def test_contents_that_are_corrupt(pattern: Pattern, name: str, change: Any, sai
         Compressed(weights.pattern, weights.shape, **given).check()
 
 
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: compress(torch.ones(2, 600), "2:300"), "2:300 has no compressed format: its groups have 300 slots"),
+        (lambda: compress(torch.ones(4, 8, device="meta")), "on the meta device, without values"),
+        (lambda: compress(torch.eye(8).to_sparse()), r"stored as torch\.sparse_coo"),
+        (lambda: example(NM(2, 4), 8, 16)[0].to("meta").check(), "on the meta device, without data"),
+        (lambda: dataclasses.replace(example(NM(2, 4), 8, 16)[0], shape=(0, 16)), r"got shape \(0, 16\)"),
+    ],
+)
+def test_what_the_format_cannot_hold(make: Any, said: str) -> None:
+    """Groups of more than 256, absent or sparse weights: each used to end in an error of Python's or torch's own."""
+    with pytest.raises(InputError, match=said):
+        make()
+
+
+def test_positions_of_the_widest_groups() -> None:
+    matrix = weight(2, 512)
+    weights = compress(matrix, "200:256", drawn(NM(200, 256), matrix)).check()
+    assert weights.bits == 8 and int(weights.places().max()) == 255
+    assert torch.equal(weights.to_dense(), decode(weights).float())
+
+
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
@@ -285,6 +308,12 @@ def write(path: Path, change: Any) -> None:
         (lambda t, a, m: m.update(schema="permsolve.sparse/2"), "its schema is 'permsolve.sparse/2'"),
         (lambda t, a, m: m.pop("schema"), "its schema is None"),
         (lambda t, a, m: m.update(compressed="nothing"), "cannot be read"),
+        (lambda t, a, m: m.update(compressed="[" * 100_000), "cannot be read"),
+        (lambda t, a, m: a["one"].update(shape=[0, 16]), r"'one': .*got shape \(0, 16\)"),
+        (lambda t, a, m: a["one"].update(shape=[8.5, 16]), r"'one': its shape is \[8\.5, 16\], not two whole numbers"),
+        (lambda t, a, m: a["one"].update(shape=["8", 16]), "not two whole numbers"),
+        (lambda t, a, m: a["one"].update(shape=[8, 16, 1]), "not two whole numbers"),
+        (lambda t, a, m: a["one"].update(pattern="2:300"), "'one'"),
     ],
 )
 def test_damaged_files_are_refused(tmp_path: Path, change: Any, said: str) -> None:
@@ -293,6 +322,24 @@ def test_damaged_files_are_refused(tmp_path: Path, change: Any, said: str) -> No
     with pytest.raises(InputError, match=said) as caught:
         load(path)
     assert str(path) in str(caught.value)
+
+
+def test_flipped_bits_are_refused_or_harmless(tmp_path: Path) -> None:
+    """Whatever bit of a file flips: a clear error, or weights that kernels can be given (a bit of a value changed)."""
+    path = tmp_path / "w.safetensors"
+    write(path, lambda t, a, m: None)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for place in rng.integers(0, len(whole), 150):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            for weights in load(path)[0].values():
+                weights.check()
+        except InputError:
+            refused += 1
+    assert refused > 50
 
 
 def test_the_helper_alone_damages_nothing(tmp_path: Path) -> None:
@@ -307,6 +354,30 @@ def test_truncated_files_are_refused(tmp_path: Path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(InputError, match=r"w\.safetensors"):
         load(path)
+
+
+def test_shared_memory_is_written_under_each_name(tmp_path: Path) -> None:
+    """Two weights of one structure, and tied tensors beside them; safetensors alone refuses both."""
+    one, dense = example(NM(2, 4), 8, 16)
+    two = dataclasses.replace(one, values=2 * one.values)
+    tied = torch.arange(3.0)
+    save({"one": one, "again": one, "two": two}, tmp_path / "w.safetensors", others={"a": tied, "b": tied})
+    found, others = load(tmp_path / "w.safetensors")
+    assert [torch.equal(found[name].to_dense(), dense) for name in ("one", "again")] == [True, True]
+    assert torch.equal(found["two"].to_dense(), 2 * dense)
+    assert torch.equal(others["a"], tied) and torch.equal(others["b"], tied)
+
+
+def test_what_cannot_be_stored(tmp_path: Path) -> None:
+    weights, dense = example(NM(2, 4), 8, 16)
+    for named, others, said in (
+        ({"a": dense}, {}, "'a' is a Tensor, not compressed weights"),
+        ({"a": weights.to("meta")}, {}, r"a\.values is on the meta device"),
+        ({"a": weights}, {"b": 3}, "b is a int and cannot be stored"),
+    ):
+        with pytest.raises(InputError, match=said):
+            save(named, tmp_path / "w.safetensors", others=others)
+    assert not list(tmp_path.iterdir())
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import multiprocessing
 import weakref
@@ -18,6 +19,7 @@ torch = pytest.importorskip("torch")
 from sparse_cases import IDS, KINDS, example  # noqa: E402
 
 from permsolve import NM, VNM, HiNM  # noqa: E402
+from permsolve.errors import InputError  # noqa: E402
 from permsolve.kernels import sparse_cpu as kernels  # noqa: E402
 from permsolve.patterns import Pattern  # noqa: E402
 from permsolve.sparse import Compressed, compress, cpu  # noqa: E402
@@ -207,6 +209,31 @@ def test_shapes_and_strides() -> None:
         assert torch.equal(x, before)
     assert cpu.matmul(torch.empty(0, 36), weights).shape == (0, 13)
     assert cpu.matmul(torch.empty(2, 0, 36), weights).shape == (2, 0, 13)
+
+
+def test_negated_views() -> None:
+    """The imaginary part of a conjugate is negated when it is read; NumPy cannot."""
+    weights, dense = example(NM(2, 4), 13, 36)
+    x = torch.complex(vectors(5, 36), vectors(5, 36, seed=1)).conj().imag
+    assert x.is_neg()
+    assert_product(cpu.matmul(x, weights), x, dense)
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value", "said"),
+    [
+        ("index", (0, 3), 10**6, r"lie in 0 \.\. 34"),
+        ("rows", (1,), -5, "permutation"),
+        ("positions", (0, 0), 255, "group of 5"),
+    ],
+)
+def test_kernels_never_see_a_broken_structure(name: str, place: tuple[int, ...], value: int, said: str) -> None:
+    """Weights put together by hand need not have been checked: the kernel would read or write anywhere."""
+    weights, _ = example(NM(3, 5), 4, 35)
+    tensor = getattr(weights, name).clone()
+    tensor[place] = value
+    with pytest.raises(InputError, match=said):
+        cpu.matmul(vectors(1, 35), dataclasses.replace(weights, **{name: tensor}))
 
 
 def test_float64_is_dense() -> None:

@@ -13,6 +13,8 @@ import pytest
 torch = pytest.importorskip("torch")
 from sparse_cases import IDS, KINDS, drawn, example, masked, weight  # noqa: E402
 from torch import nn  # noqa: E402
+from torch._subclasses import FakeTensorMode  # noqa: E402
+from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 import permsolve  # noqa: E402
@@ -50,6 +52,8 @@ def test_products_are_refused_that_cannot_be() -> None:
     ):
         with pytest.raises(InputError, match=said):
             matmul(x, weights)
+    with pytest.raises(InputError, match="need compressed weights, got a Tensor"):
+        matmul(torch.ones(3, 36), torch.ones(13, 36))
 
 
 @ALL
@@ -68,13 +72,12 @@ def test_outputs_are_the_masked_dense_ones(pattern: Pattern, rows: int, cols: in
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 1.5e-2)], ids=str)
 def test_half_types(dtype: Any, tolerance: float) -> None:
-    for pattern, rows, cols in FEW[:2]:
-        sparse, dense, bias = layer(pattern, rows, cols, dtype)
-        for tokens in (1, 100):
-            x = noise(tokens, cols, seed=3, dtype=dtype)
-            expected = x.double() @ dense.double().T + bias.double()
-            assert sparse(x).dtype == dtype
-            assert (sparse(x) - expected).abs().max() <= tolerance * expected.abs().max()
+    sparse, dense, bias = layer(TILES, 24, 44, dtype)
+    for tokens in (2, 300):  # what tests/sparse/test_cpu.py compiles, too
+        x = noise(tokens, 44, seed=3, dtype=dtype)
+        expected = x.double() @ dense.double().T + bias.double()
+        assert sparse(x).dtype == dtype
+        assert (sparse(x) - expected).abs().max() <= tolerance * expected.abs().max()
 
 
 def test_inputs_may_have_any_strides() -> None:
@@ -87,11 +90,11 @@ def test_inputs_may_have_any_strides() -> None:
 
 def test_outputs_do_not_depend_on_what_was_in_memory() -> None:
     sparse, _, _ = layer(VNM(8, 2, 8), 16, 40, torch.float32)
-    x = noise(4, 40)
+    x = noise(5, 40)
     with torch.no_grad():
         first = sparse(x)
         for _ in range(5):
-            poison = torch.full((4, 16), float("nan"))
+            poison = torch.full((5, 16), float("nan"))
             del poison
             assert torch.equal(sparse(x), first)
 
@@ -122,8 +125,8 @@ def test_gradients_of_gradients() -> None:
     def run(x: Any, values: Any) -> Any:
         return torch.func.functional_call(sparse, {"values": values}, (x,))
 
-    assert torch.autograd.gradcheck(run, (x, sparse.values))
-    assert torch.autograd.gradgradcheck(run, (x, sparse.values))
+    assert torch.autograd.gradcheck(run, (x, sparse.values), fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, (x, sparse.values), fast_mode=True)
 
 
 def test_only_what_needs_gradients_gets_them() -> None:
@@ -179,7 +182,7 @@ def test_from_linear_and_back() -> None:
 
 def test_results_are_for_their_own_weights() -> None:
     one, two = nn.Linear(32, 16), nn.Linear(32, 16)
-    result = permsolve.solve(one.weight, "2:4", method="local_search", time_limit=0.2)
+    result = permsolve.solve(one.weight, "2:4", method="random", time_limit=0.05)
     sparse = SparseLinear.from_linear(one, "2:4", result)
     assert np.isclose(float(sparse.weight.detach().double().abs().sum()), result.score, rtol=1e-6)
     with pytest.raises(InputError, match=r"solved for other weights than these.*result\.solution"):
@@ -270,8 +273,20 @@ def test_corrupt_state_is_refused(change: Any, said: str) -> None:
     change({name.partition(".")[2]: each for name, each in state.items()})
     with pytest.raises(InputError, match=said):
         model.load_state_dict(state)
-    with pytest.raises(InputError, match=said):
-        model(noise(1, 44, dtype=torch.float64))
+    if said != "NaN":
+        with pytest.raises(InputError, match=said):
+            model(noise(1, 44, dtype=torch.float64))
+
+
+def test_a_diverged_layer_computes_nan_wherever_it_is_copied_to() -> None:
+    """As a dense layer does; copies and conversions used to end in an error at their first product."""
+    sparse, _, _ = layer(NM(2, 4), 13, 36)
+    with torch.no_grad():
+        sparse.values.fill_(torch.nan)
+    x = noise(1, 36, dtype=torch.float64)
+    for each in (sparse, copy.deepcopy(sparse), pickle.loads(pickle.dumps(sparse))):
+        assert each(x).isnan().all()
+    assert sparse.float()(x.float()).isnan().all()
 
 
 def test_state_of_another_shape_is_refused() -> None:
@@ -299,7 +314,7 @@ def test_what_kernels_derive_is_kept_until_values_change() -> None:
     assert second is not first and torch.equal(second.values, sparse.values)
     sparse.values.data = sparse.values.data * 2
     assert sparse.compressed is not second
-    x = noise(2, 44, dtype=torch.float64)
+    x = noise(5, 44, dtype=torch.float64)
     with torch.inference_mode():
         assert torch.allclose(sparse(x), functional.linear(x, sparse.weight, bias))
     sparse.to(torch.float32)
@@ -344,6 +359,19 @@ def test_exported_graphs_compute_the_same() -> None:
     x = noise(5, 44, dtype=torch.float64)
     exported = torch.export.export(nn.Sequential(sparse), (x,))
     assert torch.allclose(exported.module()(x), functional.linear(x, dense, bias))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_traced_graphs_compute_the_same() -> None:
+    """A compiled kernel's output would be a constant of the graph: right for the example only."""
+    sparse, dense, bias = layer(NM(2, 4), 13, 36, torch.float32)
+    sparse.requires_grad_(False)
+    x, other = noise(5, 36), noise(5, 36, seed=1)
+    expected = functional.linear(other, dense, bias)
+    for traced in (torch.jit.trace(sparse, x), make_fx(sparse)(x)):
+        assert torch.allclose(traced(other), expected, atol=1e-4)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert sparse(torch.empty(5, 36)).shape == (5, 13)
 
 
 def test_code_that_reads_the_weight() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from permsolve.errors import DeviceError
 from permsolve.sparse.compressed import Compressed
 
 _BITS = {8: torch.int8, 16: torch.int16, 32: torch.int32, 64: torch.int64}
@@ -105,10 +106,24 @@ def layout_of(weights: Compressed) -> Layout:
     -------
     Layout
         The layout.
+
+    Raises
+    ------
+    DeviceError
+        If there is none yet and a CUDA graph is being captured.
+    InputError
+        If the tensors are not those of compressed weights.
     """
     version = 0 if weights.values.is_inference() else weights.values._version
     found = _known.get(weights)
     if found is None or (found[0] != version and found[1].values.data_ptr() != weights.values.data_ptr()):
+        if weights.values.is_cuda and torch.cuda.is_current_stream_capturing():
+            raise DeviceError(
+                "these weights have no layout yet, and making one waits for the device, which a CUDA graph's capture "
+                "does not allow: multiply once before capturing"
+            )
+        if found is None:
+            weights.check_structure()
         found = (version, _make(weights))
         _known[weights] = found
     return found[1]
