@@ -58,7 +58,8 @@ def solve(
         Name of a method (see `permsolve.methods`) or a solver instance.
     saliency
         ``"magnitude"``, ``"energy"``, an array of the matrix's shape with entries >= 0, or a saliency object such as
-        ``permsolve.saliency.Wanda(input_norms)``.
+        ``permsolve.saliency.Wanda(input_norms)``; or `permsolve.saliency.OutputError`, the error of the layer's output
+        group by group: scores are then minus an error.
     blocks
         Sizes of consecutive blocks of columns, each a multiple of m, that no column may leave.
     bound
@@ -117,6 +118,7 @@ def solve(
     bounds.check_kind(bound)
     problem = as_problem(matrix, nm, saliency, blocks, memory_limit)
     _check_streams(name, solver, problem)
+    _check_objective(name, solver, problem, place)
     start = None if initial is None else problem.check_solution(initial)
     parts = problem.parts()
     for _, part in parts:
@@ -247,12 +249,31 @@ def _streams(name: str) -> bool:
         return False
 
 
+def _check_objective(name: str, solver: Solver, problem: Problem, device: str) -> None:
+    objective = problem.objective
+    if objective not in solver.objectives:
+        able = [other for other in methods() if objective in _objectives(other)]
+        raise UnsupportedProblemError(
+            f"method {name!r} needs a saliency that adds up entry by entry, and {objective!r} does not; "
+            f"use one of {', '.join(able)}"
+        )
+    if device != "cpu" and objective != "retained":
+        raise UnsupportedProblemError(f"the objective {objective!r} is searched on the CPU only: use device='cpu'")
+
+
+def _objectives(name: str) -> tuple[str, ...]:
+    try:
+        return get_solver(name).objectives
+    except MissingDependencyError:  # it would not run here anyway
+        return ()
+
+
 def _warm_up(solver: Solver, problem: Problem, device: str) -> None:
     """Compile, or load from disk, the kernels a solver is going to use, so that no limit pays for it.
 
     A solver may know better and define ``warm_up(problem)``; by default it solves a corner of the problem once.
     """
-    key = (type(solver), problem.pattern, problem.columns.dtype, problem.cols, device)
+    key = (type(solver), problem.pattern, problem.objective, problem.columns.dtype, problem.cols, device)
     if key in _warmed or problem.trivial:
         return
     if device == "cpu":

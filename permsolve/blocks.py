@@ -87,13 +87,13 @@ class BlockBounds:
         if len(proofs) == 1:
             return proofs[0][1], proofs[0][0]
         exponent = min(certificate.exponent for _, certificate in proofs)
-        n, m, rows = self._problem.pattern.n, self._problem.pattern.m, self._problem.rows
+        terms, m = self._problem.terms * self._problem.rows, self._problem.pattern.m
         duals: list[int] = []
         values: list[float] = []
         for value, certificate in proofs:
             finer = certificate.exponent - exponent
-            # In the coarse unit each of a group's n * rows entries may round up by one more.
-            extra = -(-n * rows // m) if finer else 0
+            # In the coarse unit each of a group's terms may round up by one more.
+            extra = -(-terms // m) if finer else 0
             coarse = [-(-dual >> finer) + extra for dual in certificate.duals]
             duals += coarse
             loss = Fraction(sum(coarse) * 2**finer - sum(certificate.duals)) * Fraction(2) ** -certificate.exponent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class Bound:
         Returns
         -------
         float
-            ``(bound - score) / bound``.
+            ``(bound - score) / bound``; where scores are minus an error, ``(bound - score) / |score|``.
         """
         return gap(score, self.value)
 
@@ -174,9 +175,22 @@ def check_supported(problem: Problem) -> None:
             f"no LP bound for {problem.pattern}: only plain n:m divides into groups alone; use the rows bound"
         )
     for _, part in problem.parts():
-        reason = stream.out_of_reach(part)
+        reason = stream.out_of_reach(part) if problem.objective == "retained" else _too_many(part)
         if reason is not None:
             raise UnsupportedProblemError(f"no LP bound for this problem: {reason}")
+
+
+def _too_many(problem: Problem) -> str | None:
+    from permsolve.partition.values import MOST_STORED, storable
+
+    cols, m = problem.cols, problem.pattern.m
+    if storable(cols, m):
+        return None
+    return (
+        f"there are {math.comb(cols, m):.3g} groups of {m} among {cols} columns; of the objective "
+        f"{problem.objective!r} at most {MOST_STORED:.3g} can be enumerated, and there is no other way; the rows bound "
+        f"is 0 at any size"
+    )
 
 
 def warm_up(problem: Problem) -> None:
@@ -191,7 +205,7 @@ def warm_up(problem: Problem) -> None:
     from permsolve.partition.values import storable
 
     widths = {part.cols for _, part in problem.parts()}
-    master.warm_up()
+    master.warm_up(problem.objective)
     if any(not storable(width, problem.pattern.m) for width in widths):
         stream.warm_up()
 

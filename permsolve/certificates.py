@@ -6,6 +6,12 @@ counts separately, as the *excess*). If integers y satisfy ``sum of y over G >= 
 of m columns, then no permutation scores more than ``2**-exponent * sum(y) + excess``: every permutation is a set of
 disjoint groups that cover all columns.
 
+For the objective `permsolve.objectives.OutputError` there is nothing to clip and no excess. The terms of an error, the
+squares ``w_a^2 H_aa`` and the products ``2 w_a w_b H_ab`` of a row, are rounded *down* to multiples of
+``2**-exponent``: each is computed in float64, a quarter of a unit is taken away for the rounding of that, and what is
+left is rounded down; a product that is zero stays zero, and no square falls below it. The value of a group is minus the
+sum over rows of the least error of the sets that may be pruned, at least 0.
+
 `prove` verifies exactly this, for all groups, in integers. It shares no code with the search for bounds: neither the
 rounding nor the enumeration.
 """
@@ -22,13 +28,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from permsolve.error_problem import ErrorProblem
 from permsolve.errors import CertificateError, InputError
+from permsolve.objectives import choices
 from permsolve.problem import Problem
 
 Array = npt.NDArray[Any]
 
 #: Sums of integers stay below this: a factor of two within int64.
 _MOST = 2**62
+#: Squares of output errors stay below this: computed in float64, neither they nor products are off by an eighth.
+_MOST_SQUARE = 2.0**47
+#: Looks at all groups with a smallest member: takes the duals, the member, and where to put a group that violates them.
+Look = Callable[[Array, int, Array], object]
 #: Exponents a certificate may have; float64 numbers range from 2**-1074 to 2**1024.
 _EXPONENTS = range(-1100, 1200)
 
@@ -142,8 +154,11 @@ def prove(
             if progress is not None:
                 progress(done + share * inner)
 
-        quantised = _quantise(part, certificate.exponent, excess)
-        _check_part(part, quantised, certificate.duals[span], span.start, n_jobs, report)
+        if isinstance(part, ErrorProblem):
+            look = _violation_of_errors(part, certificate.exponent)
+        else:
+            look = _violation(part, certificate.exponent, excess)
+        _check_part(part, look, certificate.duals[span], span.start, n_jobs, report)
     total = Fraction(sum(certificate.duals)) * Fraction(2) ** -certificate.exponent
     # fsum is the exact sum, rounded once.
     return _round_up(total + Fraction(math.nextafter(math.fsum(excess), math.inf) if excess else 0.0))
@@ -167,17 +182,42 @@ def _quantise(problem: Problem, exponent: int, excess: list[float]) -> Array:
     return np.where((quantised == 0) & (clipped > 0), 1, quantised)
 
 
+def _violation(problem: Problem, exponent: int, excess: list[float]) -> Look:
+    """Return what looks for a group that is worth more than its duals; collect the excess."""
+    from permsolve.kernels.certify import first_violation
+
+    quantised = _quantise(problem, exponent, excess)
+    n, m = problem.pattern.n, problem.pattern.m
+    return lambda prices, first, worst: first_violation(quantised, prices, first, n, m, worst)
+
+
+def _violation_of_errors(problem: ErrorProblem, exponent: int) -> Look:
+    """Return the same for output errors."""
+    from permsolve.kernels.certify import first_error_violation
+
+    weights = problem.columns.astype(np.float64)
+    shift = -math.frexp(float(np.abs(weights).max()))[1]
+    weights = np.ldexp(weights, shift)
+    moments = np.ldexp(problem.moments, exponent - 2 * shift)
+    own = np.diagonal(moments, axis1=1, axis2=2)
+    largest = max(float((weights[:, rows] ** 2 * own[k][:, None]).max()) for k, (_, rows) in enumerate(problem.spans()))
+    n, m = problem.pattern.n, problem.pattern.m
+    # Products are at most twice the largest square, moments being positive semidefinite up to rounding.
+    if not largest < _MOST_SQUARE:
+        raise CertificateError(f"the certificate's exponent {exponent} is too large for these weights and moments")
+    segments, sets = np.array(problem.segments), choices(n, m).copy()
+    return lambda prices, first, worst: first_error_violation(weights, moments, segments, prices, first, sets, m, worst)
+
+
 def _check_part(
     problem: Problem,
-    quantised: Array,
+    look: Look,
     duals: Sequence[int],
     offset: int,
     n_jobs: int,
     report: Callable[[float], None],
 ) -> None:
-    from permsolve.kernels.certify import first_violation
-
-    n, m = problem.pattern.n, problem.pattern.m
+    m = problem.pattern.m
     if max(abs(value) for value in duals) >= _MOST // m:
         raise CertificateError("the certificate's duals are too large for exact arithmetic")
     prices = np.array(duals, dtype=np.int64)
@@ -186,7 +226,7 @@ def _check_part(
     def work(first: int) -> Array:
         worst = np.zeros(m, dtype=np.int64)
         worst[0] = -1
-        first_violation(quantised, prices, first, n, m, worst)
+        look(prices, first, worst)
         return worst
 
     counts = [math.comb(problem.cols - 1 - first, m - 1) for first in firsts]

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from permsolve import saliency as saliencies
 from permsolve._arrays import aligned
 from permsolve.errors import InputError
+from permsolve.objectives import OutputError
 from permsolve.patterns import Pattern, Permutation, parse
 from permsolve.sources import LANES, Source, gather, given, rowwise
 
@@ -55,6 +56,9 @@ class Problem:
         The array that ``columns`` is a view of, its rows padded with zeros to a multiple of 16, or None.
     """
 
+    #: What a score is: ``"retained"``, the saliency kept, or ``"output_error"``, see `ErrorProblem`.
+    objective: ClassVar[str] = "retained"
+
     columns: Array
     pattern: Pattern
     blocks: tuple[int, ...] | None
@@ -82,7 +86,8 @@ class Problem:
         nm
             Pattern: (n, m), ``"n:m"`` or a pattern object; n entries of every m are kept.
         saliency
-            ``"magnitude"``, ``"energy"``, an array of the matrix's shape with entries >= 0, or a saliency object.
+            ``"magnitude"``, ``"energy"``, an array of the matrix's shape with entries >= 0, a saliency object, or the
+            objective `permsolve.saliency.OutputError`.
         blocks
             Sizes of consecutive blocks of columns, each a multiple of m, that no column may leave.
 
@@ -98,6 +103,10 @@ class Problem:
         """
         pattern = parse(nm)
         source = Source(matrix)
+        if isinstance(saliency, OutputError):
+            from permsolve.error_problem import ErrorProblem
+
+            return ErrorProblem.join([matrix], [saliency], pattern, blocks, stacked=False)
         name, rule = rule_of(source, saliency)
         if pattern.moves_rows and len(source.shape) > 2:
             raise InputError(
@@ -156,6 +165,13 @@ class Problem:
         if len(widths) > 1:
             raise InputError(f"stacked matrices must have equal numbers of input channels, got {widths}")
         pattern.validate((sum(source.rows for source in sources), widths[0]))
+        errors = [rule for rule in rules if isinstance(rule, OutputError)]
+        if errors and len(errors) < len(rules):
+            raise InputError("an OutputError cannot be added to saliencies: give all stacked matrices one, or none")
+        if errors:
+            from permsolve.error_problem import ErrorProblem
+
+            return ErrorProblem.join(matrices, errors, pattern, blocks, stacked=True)
         named = [rule_of(source, rule) for source, rule in zip(sources, rules, strict=True)]
         names = "+".join(dict.fromkeys(name for name, _ in named))
         pairs = [(source, rule) for source, (_, rule) in zip(sources, named, strict=True)]
@@ -184,7 +200,7 @@ class Problem:
         fingerprint: str,
         saliency_name: str,
     ) -> Problem:
-        checked = None if blocks is None else _check_blocks(blocks, padded.shape[0], pattern.m)
+        checked = None if blocks is None else check_blocks(blocks, padded.shape[0], pattern.m)
         pattern.validate((rows, padded.shape[0]), checked)
         with np.errstate(over="ignore"):
             if not np.isfinite(padded.sum(dtype=np.float64)):
@@ -315,6 +331,21 @@ class Problem:
             ceilings[part] = rows[:, rank]
         return ceilings
 
+    @property
+    def row_cost(self) -> float:
+        """How much longer the value of a group takes than that of a sum of largest entries, per row."""
+        return 1.0
+
+    @property
+    def rounding(self) -> float:
+        """How far two computations of one score may differ beyond a relative 1e-9."""
+        return 0.0
+
+    @property
+    def terms(self) -> int:
+        """How many units a row's share of a group's value may round up by where it is put into integers."""
+        return self.pattern.n
+
     def chunks(self) -> Iterator[Array]:
         """Go through the saliency by blocks of rows; here there is one.
 
@@ -365,6 +396,26 @@ class Problem:
             If it is no solution of this problem.
         """
         return self.pattern.score(self.saliency, self.check_solution(solution))
+
+    def mask(self, solution: Any) -> npt.NDArray[np.bool_]:
+        """Return which entries are kept under a solution, in the matrix's own order.
+
+        Parameters
+        ----------
+        solution
+            A solution of the pattern.
+
+        Returns
+        -------
+        numpy.ndarray
+            bool (rows, cols).
+
+        Raises
+        ------
+        InputError
+            If it is no solution of this problem.
+        """
+        return self.pattern.mask(self.saliency, self.check_solution(solution))
 
     def piece_values(self, solution: Any, which: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.float64]:
         """Return the values of the pieces that a score is a sum of (`Pattern.changed`), compiled.
@@ -488,7 +539,28 @@ def _origin(name: str) -> str:
     return "the saliency array" if name == "array" else f"saliency {name!r}"
 
 
-def _check_blocks(blocks: Sequence[int], cols: int, m: int) -> tuple[int, ...]:
+def check_blocks(blocks: Sequence[int], cols: int, m: int) -> tuple[int, ...]:
+    """Validate the sizes of blocks.
+
+    Parameters
+    ----------
+    blocks
+        Sizes of consecutive blocks of columns.
+    cols
+        Number of columns.
+    m
+        Group size.
+
+    Returns
+    -------
+    tuple
+        The sizes.
+
+    Raises
+    ------
+    InputError
+        If they are no multiples of m, or do not add up to the columns.
+    """
     try:
         sizes = tuple(blocks)
     except TypeError:

@@ -110,7 +110,7 @@ class Result:
 
     @property
     def gap(self) -> float:
-        """Relative distance to the proved bound, (bound - score) / bound."""
+        """Relative distance to the proved bound, (bound - score) / bound; of errors (bound - score) / abs(score)."""
         return gap(self.score, self.bound)
 
     def apply(self, matrix: Any) -> Any:
@@ -189,7 +189,7 @@ class Result:
             If axis 1 has another length, or the solve's saliency is not known by name.
         """
         problem = self._problem(matrix, saliency, blocks=None)
-        return channels_back(self.pattern.mask(problem.saliency, self.solution), problem.shape)
+        return channels_back(problem.mask(self.solution), problem.shape)
 
     def check(self, matrix: Any, saliency: object = None) -> tuple[str, ...]:
         """Recompute everything this result claims about a matrix.
@@ -243,13 +243,14 @@ class Result:
             ("rows_bound", problem.rows_bound),
         ):
             claimed = getattr(self, name)
-            if not np.isclose(claimed, value, rtol=1e-9, atol=0.0):
+            if not np.isclose(claimed, value, rtol=1e-9, atol=problem.rounding):
                 faults.append(f"{name}: recomputed {value!r}, the result says {claimed!r}")
         if self.bound_kind == "rows" and self.bound != self.rows_bound:
             faults.append(f"bound: kind is rows, but {self.bound!r} is not the rows bound {self.rows_bound!r}")
         if self.bound > problem.rows_bound * (1 + 1e-9):
             faults.append(f"bound: {self.bound!r} exceeds the rows bound {problem.rows_bound!r}, which is proved")
-        if not self.bound >= problem.score(self.solution) * (1 - 1e-9):
+        score = problem.score(self.solution)
+        if not self.bound >= score - 1e-9 * abs(score) - problem.rounding:
             faults.append(f"bound: {self.bound!r} is not a bound on the recomputed score")
         if self.status is Status.OPTIMAL and self.gap > 1e-9:
             faults.append(f"status: optimal is claimed with a gap of {self.gap:.3g}")
@@ -265,7 +266,8 @@ class Result:
             proved = prove(problem, self.certificate, n_jobs=os.cpu_count() or 1)
         except CertificateError as error:
             return [f"certificate: {error}"]
-        if self.bound_kind == "lp" and proved > self.bound * (1 + 1e-12):  # blocks are rounded up one by one
+        rounding = 1e-12 * abs(self.bound)  # blocks are rounded up one by one
+        if self.bound_kind == "lp" and proved > self.bound + rounding:
             return [f"bound: the certificate proves {proved!r}, the result says {self.bound!r}"]
         if self.bound_kind != "lp" and proved < self.bound:
             return [f"bound: the certificate proves {proved!r}, which is better than {self.bound!r}"]

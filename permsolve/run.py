@@ -372,7 +372,7 @@ class _Core:
         m = self.problem.pattern.m
         share = self.values if span is None else self.values[span.start // m : span.stop // m]
         score = float(share.sum())
-        if value < score * (1 - OPTIMAL_GAP):
+        if value < score - OPTIMAL_GAP * abs(score) - self.problem.rounding:
             raise SolverError(f"the method offered a bound of {value!r}, the incumbent scores {score!r}")
         self.bounds.offer(0 if span is None else span.start, value, certificate)
         if self.bounds.total < self.bound:
@@ -436,6 +436,8 @@ def gap(score: float, bound: float) -> float:
     Returns
     -------
     float
-        ``(bound - score) / bound``, 0 where the bound is 0, never negative.
+        ``(bound - score) / bound``. Where scores are minus an error, and so at most 0, ``(bound - score) / |score|``:
+        the share of the error that is not proved necessary. 0 where both are 0, never negative.
     """
-    return max((bound - score) / bound, 0.0) if bound > 0 else 0.0
+    larger = max(abs(score), abs(bound))
+    return max((bound - score) / larger, 0.0) if larger > 0 else 0.0

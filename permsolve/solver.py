@@ -43,11 +43,16 @@ class Solver(ABC):
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     #: Kinds of patterns it searches (`Pattern.kind`).
     patterns: ClassVar[tuple[str, ...]] = ("nm",)
+    #: Objectives it searches (`Problem.objective`): ``"retained"``, saliency that adds up entry by entry, and perhaps
+    #: ``"output_error"``, which does not.
+    objectives: ClassVar[tuple[str, ...]] = ("retained",)
     #: Whether it can do without the matrix in memory: it reads nothing of the problem but `Problem.chunks`.
     streams: ClassVar[bool] = False
 
     def refusal(self, problem: Problem) -> str | None:
-        """Say why a problem cannot be solved by this method, or None if it can: `patterns`, then `supports`.
+        """Say why a problem cannot be solved by this method, or None if it can.
+
+        That is decided by `patterns`, `objectives` and `supports`.
 
         Parameters
         ----------
@@ -61,6 +66,8 @@ class Solver(ABC):
         """
         if problem.pattern.kind not in self.patterns:
             return f"it does not search patterns like {problem.pattern}, only those of kind {', '.join(self.patterns)}"
+        if problem.objective not in self.objectives:
+            return f"it needs a saliency that adds up entry by entry, and {problem.objective!r} does not"
         return self.supports(problem)
 
     def supports(self, problem: Problem) -> str | None:

@@ -28,7 +28,7 @@ class Progress(NamedTuple):
     efficacy: float
     #: Best proved upper bound.
     bound: float
-    #: (bound - score) / bound.
+    #: (bound - score) / bound; where scores are minus an error, (bound - score) / |score|.
     gap: float
     #: Seconds since the last improvement.
     stalled_time: float
@@ -290,7 +290,7 @@ class TargetScore(Criterion):
 
 @dataclass(frozen=True)
 class GapReached(Criterion):
-    """Stop when the proved gap, (bound - score) / bound, is small enough.
+    """Stop when the proved gap, (bound - score) / bound (of errors over abs(score)), is small enough.
 
     Parameters
     ----------

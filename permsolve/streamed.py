@@ -16,6 +16,7 @@ import numpy.typing as npt
 from permsolve import scoring
 from permsolve._arrays import aligned, channels_last
 from permsolve.errors import InputError
+from permsolve.objectives import OutputError
 from permsolve.patterns import NM, Permutation, parse
 from permsolve.problem import Problem, rule_of
 from permsolve.sources import LANES, Rule, Source, check_saliency, raw_bytes
@@ -26,6 +27,8 @@ Array = npt.NDArray[Any]
 SHARE = 0.7
 #: Bytes besides the saliency: blocks that are read, in several forms, and the work space of blocks of groups.
 OVERHEAD = 100_000_000
+#: Bytes per weight of a problem of the output error: weights, energies, what the search works on, and a copy.
+ERROR_BYTES = 24
 #: Rows of the sample that kernels are compiled with.
 SAMPLE_ROWS = 16
 
@@ -82,6 +85,14 @@ def open_problem(matrix: object, nm: object, saliency: object, blocks: Any, limi
     """
     allowed = memory_in_bytes(limit)
     source = Source(matrix)
+    if isinstance(saliency, OutputError):
+        needed = OVERHEAD + source.rows * source.shape[1] * ERROR_BYTES + 2 * saliency.channel_moments.nbytes
+        if needed > allowed:
+            raise InputError(
+                f"the problem of the output error takes about {needed:.3g} bytes, memory_limit allows {allowed:.3g}: "
+                f"it cannot be streamed; raise the limit, or use a saliency"
+            )
+        return Problem.of(matrix, nm, saliency=saliency, blocks=blocks)
     rule = rule_of(source, saliency, whole=False)[1]
     first = slice(0, 1)
     wide = rule is not None and rule(first, source.read(first)[1]).dtype == np.float64

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from permsolve.kernels.anneal import Window, anneal_window, make_window, mean_loss
 from permsolve.problem import Problem
 from permsolve.run import Run
+from permsolve.search.exchanges import Exchanges, exchanges_of
 from permsolve.search.schedule import default_seconds
 from permsolve.search.windows import NARROWEST, WIDEST, Windows
 from permsolve.solver import Solver, Status, check_number, check_whole
@@ -34,8 +34,9 @@ class Annealing(Solver):
     the one before.
 
     Without a limit the schedule has ``seconds / cost`` proposals, with ``seconds = 0.7 * min(cols / 64, 60)`` and a
-    modelled cost of ``14 + 0.06 * rows + 0.025 * min(cols, 512)`` nanoseconds. With several threads and a time limit, a
-    problem of one window is annealed by independent chains.
+    modelled cost of ``14 + 0.06 * rows + 0.025 * min(cols, 512)`` nanoseconds (``250 + 1.2 * rows`` for the output
+    error of groups of up to 4, much more for larger ones: two groups are evaluated anew). With several threads and a
+    time limit, a problem of one window is annealed by independent chains.
 
     On a GPU an iteration is a sweep: every group draws from the Boltzmann distribution over all its exchanges, those on
     which two groups agree are taken (heat-bath dynamics instead of Metropolis proposals), at the same temperatures; a
@@ -52,6 +53,7 @@ class Annealing(Solver):
     """
 
     source: ClassVar[str] = "Kirkpatrick, Gelatt and Vecchi, Science 220, 1983; exchanges read off thresholds, memoised"
+    objectives: ClassVar[tuple[str, ...]] = ("retained", "output_error")
     unit: ClassVar[str] = "one proposed exchange; on a GPU one sweep over all pairs of columns"
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
 
@@ -69,8 +71,9 @@ class Annealing(Solver):
         """Anneal until the schedule or a limit ends."""
         if run.device != "cpu":
             return self._on_device(problem, run)
-        windows = Windows(problem, run)
-        unit = _unit(problem, windows)
+        exchanges = exchanges_of(problem)
+        windows = Windows(problem, run, exchanges.space)
+        unit = _unit(problem, windows, exchanges)
         cost = proposal_cost(problem)
         budget = max(int(run.effort * default_seconds(problem) * 1e9 / cost), 1)
         epoch = max(int(EPOCH / cost), 1024)
@@ -78,7 +81,7 @@ class Annealing(Solver):
         while share < 1.0:
             hot, cold = (unit * temperature for temperature in self._temperatures(share, step))
             count = max(int(min(epoch, run.iterations_left() // windows.count, budget)), 1)
-            proposed = self._epoch(windows, run, (hot, cold), count, epoch)
+            proposed = self._epoch(windows, exchanges, run, (hot, cold), count, epoch)
             done += proposed
             if not run.proceed(proposed):
                 return Status.STOPPED
@@ -87,15 +90,14 @@ class Annealing(Solver):
             share, step = now, now - share
         return Status.COMPLETED
 
-    def _epoch(self, windows: Windows, run: Run, heat: tuple[float, float], count: int, budget: int) -> int:
+    def _epoch(
+        self, windows: Windows, exchanges: Exchanges, run: Run, heat: tuple[float, float], count: int, budget: int
+    ) -> int:
         """Anneal every window once and offer the best states; return the number of proposals."""
 
-        def work(window: Window, order: Array, seed: np.uint64) -> tuple[Array, int]:
+        def work(space: Any, order: Array, seed: np.uint64) -> tuple[Array, int]:
             best = np.empty_like(order)
-            *_, made = anneal_window(
-                window, windows.packed, order, best, windows.n, windows.m, *heat, count, seed, budget
-            )
-            return best, made
+            return best, exchanges.anneal(space, order, best, heat, count, seed, budget)
 
         proposed = 0
         for chain in windows.epoch(work, lambda order: (order, 0)):
@@ -132,22 +134,23 @@ def proposal_cost(problem: Problem) -> float:
     float
         Nanoseconds of one core.
     """
+    if problem.objective != "retained":
+        return 250.0 + 0.3 * problem.row_cost * float(problem.packed.shape[1])
     return 14.0 + 0.06 * float(problem.packed.shape[1]) + 0.025 * min(problem.cols, WIDEST)
 
 
-def _unit(problem: Problem, windows: Windows) -> float:
+def _unit(problem: Problem, windows: Windows, exchanges: Exchanges) -> float:
     """Return the mean loss of a random exchange at a local optimum, found by a quench of up to 128 columns."""
-    n, m = windows.n, windows.m
+    m = windows.m
     groups = windows.run.rng.permutation(problem.groups)[: max(2, NARROWEST // m)]
     order = windows.orders[0].reshape(-1, m)[groups].ravel()
-    window = make_window(order.shape[0], problem.packed.shape[1], n, m, windows.alarm.halt)
+    space = exchanges.space(order.shape[0], windows.alarm.halt)
     best = order.copy()
     cold = 1e-7 * problem.largest  # only improvements and ties are accepted
     rows = problem.packed.shape[1]
     proposals = int(min(10 * order.shape[0] ** 2, QUENCH / (20.0 + 0.15 * rows)))
     with windows.alarm.watch():
-        anneal_window(window, problem.packed, order, best, n, m, cold, cold, proposals, windows.seed(), proposals)
+        exchanges.anneal(space, order, best, (cold, cold), proposals, windows.seed(), proposals)
     if best.shape[0] == problem.cols:
         windows.run.offer(best)  # the quench of the whole problem is an early answer
-    unit = float(mean_loss(window, problem.packed, best, n, m, 1000, windows.seed()))
-    return max(unit, 1e-6 * problem.largest)
+    return max(exchanges.mean_loss(space, best, 1000, windows.seed()), 1e-6 * problem.largest)

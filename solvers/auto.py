@@ -45,7 +45,8 @@ class Auto(Solver):
     followed by annealing that starts cold for the last quarter of the time up to 512 columns. It uses all the time it
     is given, unless the optimum is proved. Without a limit the stages share a schedule of ``0.7 * min(cols / 64, 60)``
     modelled seconds of one core: 0.7 s at 64 columns, at most 42 s. Under an iteration limit it is annealing alone;
-    where the matrix is streamed, assignments, and on a GPU annealing, whatever the size.
+    where the matrix is streamed, assignments, and on a GPU annealing, whatever the size. For the output error it is
+    ``exact`` or annealing: assignments need a saliency that adds up entry by entry.
 
     Patterns that permute rows get ``joint``, after ``gyro`` (HiNM) or ``alternating`` (V:N:M) for a moment; HiNM gets
     it three times, from falling temperatures, or twice and then ``tilewise`` where a tile's groups can be enumerated
@@ -53,6 +54,7 @@ class Auto(Solver):
     """
 
     source: ClassVar[str] = "ours: the stages' docstrings name their sources"
+    objectives: ClassVar[tuple[str, ...]] = ("retained", "output_error")
     unit: ClassVar[str] = "one iteration of the stage that is running; under an iteration limit, one proposed exchange"
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     patterns: ClassVar[tuple[str, ...]] = ("nm", "hinm", "vnm", "transposable")
@@ -74,8 +76,9 @@ class Auto(Solver):
             return self._exact(problem, run)
         seconds = min(run.remaining(), 1e9) if run.timed else default_seconds(problem)
         stages = _stages(problem, seconds * run.n_jobs if run.timed else seconds)
-        if run.iterations_left() < float("inf"):
-            stages = [_Stage(1.0, Annealing())]  # iterations of different methods cannot be added up
+        if run.iterations_left() < float("inf") or problem.objective != "retained":
+            # Iterations of different methods cannot be added up, and assignments know retained saliency only.
+            stages = [_Stage(1.0, Annealing())]
         return self._chain(stages, problem, run)
 
     def _rows_and_columns(self, problem: Problem, run: Run) -> Status:
@@ -110,7 +113,9 @@ class Auto(Solver):
             return False
         if subsets.suits(problem.cols):
             return True
-        seconds = build_seconds(problem.rows, problem.cols, problem.pattern.m, run.n_jobs if run.timed else 1)
+        seconds = build_seconds(
+            problem.rows * problem.row_cost, problem.cols, problem.pattern.m, run.n_jobs if run.timed else 1
+        )
         return seconds < LP_SHARE * (run.remaining() if run.timed else 2 * default_seconds(problem))
 
     def _exact(self, problem: Problem, run: Run) -> Status:
@@ -134,7 +139,7 @@ class Auto(Solver):
             from permsolve.solvers.exact import Exact
 
             Exact().warm_up(problem)
-        if problem.cols > NARROW:
+        if problem.cols > NARROW and problem.objective == "retained":
             from permsolve.solvers.assignment import Assignment
 
             Assignment().warm_up(problem)
@@ -154,7 +159,8 @@ def _after_gyro(problem: Problem, run: Run) -> list[_Stage]:
     """Return the stages of HiNM after its published method."""
     from permsolve.solvers.tilewise import Tilewise, prepare_seconds
 
-    annealings, polish = ANNEALINGS, 0.0
+    annealings: tuple[tuple[float, float], ...] = ANNEALINGS
+    polish = 0.0
     seconds = prepare_seconds(problem)
     if run.timed and seconds is not None:
         last = 0.9 - sum(share for _, share in BEFORE_TILEWISE)

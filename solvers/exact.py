@@ -35,6 +35,7 @@ class Exact(Solver):
     source: ClassVar[str] = (
         "ours; column generation: Gilmore and Gomory 1961; peers: Mahajan, Hwu and Nagi, Optimization Letters 18, 2024"
     )
+    objectives: ClassVar[tuple[str, ...]] = ("retained", "output_error")
     unit: ClassVar[str] = "one node of branch and bound, or one step that prepares it"
 
     def supports(self, problem: Problem) -> str | None:
@@ -69,9 +70,9 @@ class Exact(Solver):
     def warm_up(self, problem: Problem) -> None:
         """Compile what the chosen way uses."""
         if problem.pattern.m == 2:
-            matching.warm_up()
+            matching.warm_up(problem.objective)
         elif subsets.suits(problem.cols):
             subsets.warm_up(problem)
         else:
             Annealing().warm_up(problem)
-            master.warm_up()
+            master.warm_up(problem.objective)

@@ -17,6 +17,7 @@ class Identity(Solver):
     source: ClassVar[str] = "the baseline: pruning without permutation"
     unit: ClassVar[str] = "none"
     patterns: ClassVar[tuple[str, ...]] = ("nm", "hinm", "vnm", "transposable")
+    objectives: ClassVar[tuple[str, ...]] = ("retained", "output_error")
     streams: ClassVar[bool] = True
 
     def __call__(self, problem: Problem, run: Run) -> Status:

@@ -50,6 +50,7 @@ class LNS(Solver):
     source: ClassVar[str] = (
         "ours; large neighbourhood search: Shaw, CP 1998; set partitioning windows: Mahajan, Hwu and Nagi 2024"
     )
+    objectives: ClassVar[tuple[str, ...]] = ("retained", "output_error")
     unit: ClassVar[str] = "one node of a window's search, or one window"
 
     columns: int = 64
@@ -81,12 +82,12 @@ class LNS(Solver):
         from permsolve.solvers.annealing import Annealing
 
         Annealing().warm_up(problem)
-        warm_up()
+        warm_up(problem.objective)
 
     def _step_seconds(self, problem: Problem, n_jobs: int) -> float:
         """Estimate what passes before the first window is regrouped."""
         m = problem.pattern.m
-        rows = problem.rows
+        rows = problem.rows * problem.row_cost
         if storable(problem.cols, m):
             return build_seconds(rows, problem.cols, m, n_jobs)
         return build_seconds(rows, window_groups(self.columns, m) * m, m, 1)

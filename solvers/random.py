@@ -23,6 +23,7 @@ class Random(Solver):
     source: ClassVar[str] = "Pool and Yu, NeurIPS 2021: Random(k)"
     unit: ClassVar[str] = "one random permutation"
     patterns: ClassVar[tuple[str, ...]] = ("nm", "hinm", "vnm", "transposable")
+    objectives: ClassVar[tuple[str, ...]] = ("retained", "output_error")
     streams: ClassVar[bool] = True
 
     samples: int = 1000

@@ -84,6 +84,17 @@ def test_the_code_about_patterns_runs(tmp_path: Path) -> None:
     assert float(printed.split()[-1]) > 0.44
 
 
+def test_the_code_about_objectives_prints_its_table(tmp_path: Path) -> None:
+    text = (GUIDE.parent / "objectives.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    printed = python(tmp_path, "-c", code)
+    lines = re.findall(r"keeps (\d+), error ([\d.]+)", printed)
+    table = re.findall(r"^\| by .* \| \**(\d+)\** \| \**([\d.]+)\** \|$", text, re.MULTILINE)
+    assert len(table) == 4
+    assert lines == table
+    assert printed.endswith("optimal: 285.2 group by group, 239.6\n")
+
+
 def test_the_code_about_sparse_weights_runs(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="needs torch")
     code = re.findall(r"```python\n(.*?)```", (GUIDE.parent / "sparse.md").read_text(), re.DOTALL)[0]

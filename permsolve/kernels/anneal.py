@@ -70,14 +70,31 @@ def make_window(width: int, rows: int, n: int, m: int, halt: npt.NDArray[np.bool
     Window
         The work space.
     """
-    memo = Memo(
+    state = make_state(aligned((width, rows)), n)
+    return Window(state, make_memo(width, m), np.zeros(1, dtype=np.bool_) if halt is None else halt)
+
+
+def make_memo(width: int, m: int) -> Memo:
+    """Allocate the memory of deltas.
+
+    Parameters
+    ----------
+    width
+        Number of columns, a multiple of m.
+    m
+        Group size.
+
+    Returns
+    -------
+    Memo
+        With nothing in it.
+    """
+    return Memo(
         np.zeros((width, width), dtype=np.float32),
         np.zeros((width, width), dtype=np.int32),
         np.zeros(width, dtype=np.int32),
         np.arange(width) // m * m,
     )
-    state = make_state(aligned((width, rows)), n)
-    return Window(state, memo, np.zeros(1, dtype=np.bool_) if halt is None else halt)
 
 
 @compiled

@@ -71,3 +71,75 @@ def first_violation(quantised, duals, first, n, m, group):
                 return
         size -= 1
         candidate = prefix[size] + 1
+
+
+@exact
+def first_error_violation(weights, moments, segments, duals, first, sets, m, group):
+    """Look for a group with smallest member ``first`` whose error is less than minus the sum of its duals.
+
+    Parameters
+    ----------
+    weights
+        float64 (cols, rows).
+    moments
+        float64 (moments, cols, cols), in units of the certificate.
+    segments
+        int64 (moments + 1,): rows ``segments[k]`` to ``segments[k + 1]`` go with moment k.
+    duals
+        int64 (cols,).
+    first
+        Smallest member.
+    sets
+        int64 (sets, pruned): members of a group that may be pruned together.
+    m
+        Group size.
+    group
+        int64 (m,): the members of the first group found; left alone where there is none.
+    """
+    cols = weights.shape[0]
+    members = np.arange(m) + first
+    block = 256
+    # terms[x, y]: products of members x > y, and squares, in integers; kept while the members stay.
+    terms = np.zeros((m, m, weights.shape[1]), dtype=np.int64)
+    error, least = np.zeros(block, dtype=np.int64), np.zeros(block, dtype=np.int64)
+    changed = 0
+    while True:
+        for x in range(changed, m):
+            for s in range(moments.shape[0]):
+                for y in range(x + 1):
+                    moment = moments[s, members[x], members[y]] * (1.0 if x == y else 2.0)
+                    for r in range(segments[s], segments[s + 1]):
+                        term = weights[members[y], r] * weights[members[x], r] * moment
+                        whole = np.int64(np.floor(term - 0.25))
+                        # Squares are not negative, and a product of zero is exact.
+                        terms[x, y, r] = max(whole, np.int64(0)) if x == y else np.int64(0) if term == 0.0 else whole
+        total = np.int64(0)
+        for start in range(0, weights.shape[1], block):
+            size = min(block, weights.shape[1] - start)
+            for k in range(sets.shape[0]):
+                error[:] = 0
+                for i in range(sets.shape[1]):
+                    for j in range(i + 1):
+                        part = terms[sets[k, i], sets[k, j], start : start + size]
+                        for r in range(size):
+                            error[r] += part[r]
+                for r in range(size):
+                    least[r] = error[r] if k == 0 else min(least[r], error[r])
+            for r in range(size):
+                total += max(least[r], np.int64(0))
+        paid = np.int64(0)
+        for x in range(m):
+            paid += duals[members[x]]
+        if paid < -total:
+            for x in range(m):
+                group[x] = members[x]
+            return
+        # The next group in lexicographic order.
+        changed = m - 1
+        while changed > 0 and members[changed] == cols - m + changed:
+            changed -= 1
+        if changed == 0:
+            return
+        members[changed] += 1
+        for x in range(changed + 1, m):
+            members[x] = members[x - 1] + 1

@@ -25,16 +25,16 @@ def best_partition(masks, values, starts, cols, best, choice):
     cols
         Number of columns.
     best
-        float64 (2**cols,): written; -1 where there is no partition.
+        float64 (2**cols,): written; minus infinity where there is no partition.
     choice
         int32 (2**cols,): the last group of the best partition; written.
     """
     full = (1 << cols) - 1
-    best[:] = -1.0
+    best[:] = -np.inf
     best[0] = 0.0
     for covered in range(full):
         value = best[covered]
-        if value < 0.0:
+        if value == -np.inf:
             continue
         lowest = 0
         while (covered >> lowest) & 1:

@@ -12,8 +12,12 @@ try:
 except ImportError as error:
     raise MissingDependencyError("permsolve.models needs torch: pip install 'permsolve[torch]'") from error
 
+from permsolve.models.calibrating import calibrate
+from permsolve.models.calibration import Calibration
+from permsolve.models.compensation.norms import recalibrate_norms_
 from permsolve.models.group import Gainer, Group
 from permsolve.models.grouping import Movement, Refusal
+from permsolve.models.learning import Learned
 from permsolve.models.plan import Plan, analyze
 from permsolve.models.prunable import PrunableWeight, weights
 from permsolve.models.pruned import Pruned
@@ -25,8 +29,10 @@ from permsolve.models.sparsify import densify_, sparsify_
 from permsolve.models.verification import Verification, verify
 
 __all__ = [
+    "Calibration",
     "Gainer",
     "Group",
+    "Learned",
     "Movement",
     "Plan",
     "PrunableWeight",
@@ -38,9 +44,11 @@ __all__ = [
     "Sparsified",
     "Verification",
     "analyze",
+    "calibrate",
     "densify_",
     "load_sparse_",
     "prune_",
+    "recalibrate_norms_",
     "report",
     "save_sparse",
     "sparsify_",

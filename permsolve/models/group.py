@@ -14,8 +14,10 @@ from torch import nn
 
 from permsolve.errors import InputError, ModelError
 from permsolve.models.grouping import Block, Movement
+from permsolve.models.objective import columns_error
 from permsolve.models.sides import Side, side_of
 from permsolve.models.tensors import lookup
+from permsolve.objectives import OutputError
 from permsolve.patterns import Pattern, Permutation
 from permsolve.problem import Problem
 from permsolve.result import Result
@@ -172,7 +174,8 @@ class Group:
             The model, with data.
         saliency
             A name or saliency object for all weights; a mapping from names of weights to arrays of their shape or
-            saliency objects; or a function of name and weight, both with input channels on axis 1, to an array.
+            saliency objects; or a function of name and weight, both with input channels on axis 1, to an array. The
+            objective `permsolve.saliency.OutputError` is such an object, and may be what the function returns.
 
         Returns
         -------
@@ -189,8 +192,8 @@ class Group:
         matrices, blocks = self.matrices(model), self._blocks()
         if isinstance(saliency, str) and saliency in NAMES:
             return self.side.problem(matrices, blocks, saliency)
-        arrays = [self._saliency(model, move, saliency) for move in self.gaining]
-        return self.side.problem(matrices, blocks, arrays)
+        rankings = [self._saliency(model, move, saliency) for move in self.gaining]
+        return self.side.problem(matrices, blocks, rankings)
 
     def matrices(self, model: nn.Module) -> list[torch.Tensor]:
         """Return every weight that gains as a matrix whose columns are the group's channels.
@@ -263,7 +266,7 @@ class Group:
             return torch.cat([flat.index_select(1, each) for each in positions])
         return np.concatenate([flat[:, each] for each in move.positions])
 
-    def _saliency(self, model: nn.Module, move: Movement, saliency: object) -> Array:
+    def _saliency(self, model: nn.Module, move: Movement, saliency: object) -> Array | OutputError:
         if isinstance(saliency, Mapping):
             if move.name not in saliency:
                 raise InputError(f"the saliency has no entry for {move.name!r}, which gains in group {self.name!r}")
@@ -274,6 +277,10 @@ class Group:
         channels = np.moveaxis(first, axis, 1) if first.ndim > 1 else first
         if callable(saliency) and not isinstance(saliency, Saliency) and not isinstance(saliency, type):
             given = saliency(move.name, channels)
+            if isinstance(given, OutputError):
+                return self._error(move, given)
+        elif isinstance(saliency, OutputError):
+            return self._error(move, saliency)
         else:
             _, rule = resolve(saliency)
             given = rule(channels) if isinstance(rule, Saliency) else None
@@ -281,6 +288,11 @@ class Group:
                 return np.asarray(self._columns(move, self._array(move, rule, tuple(first.shape))))
         array = self._array(move, given, tuple(channels.shape))
         return np.asarray(self._columns(move, np.moveaxis(array, 1, axis)))
+
+    def _error(self, move: Movement, error: OutputError) -> OutputError:
+        if self.side.role != "consumer":
+            raise InputError(f"the objective 'output_error' is for plain n:m such as '2:4', not for {self.nm}")
+        return columns_error(error, move)
 
     def _array(self, move: Movement, given: object, shape: tuple[int, ...]) -> Array:
         array = given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from permsolve.models import verification
 from permsolve.models.analysis import investigate
 from permsolve.models.group import Group
 from permsolve.models.grouping import Movement, Refusal, divide
+from permsolve.models.saliencies import ModelSaliency
 from permsolve.models.sides import side_of
 from permsolve.models.solving import GroupCallback, solve_groups
 from permsolve.models.tensors import INDEX, check_movable, lookup, permute_
@@ -25,6 +26,11 @@ from permsolve.models.trace import trace
 from permsolve.models.verification import Verification
 from permsolve.patterns import Pattern, Permutation, parse
 from permsolve.solver import Solver
+
+if TYPE_CHECKING:
+    from permsolve.models.calibration import Calibration
+    from permsolve.models.learning import Learned
+    from permsolve.models.selection import Filter
 
 Step = tuple[Movement, Permutation]
 
@@ -195,6 +201,7 @@ class Plan:
         *,
         method: str | Solver = "auto",
         saliency: object = "magnitude",
+        calibration: Calibration | None = None,
         time_limit: float | None = None,
         seed: int = 0,
         n_jobs: int | None = None,
@@ -221,7 +228,10 @@ class Plan:
         saliency
             A name or saliency object for all weights; a mapping from names of weights to arrays of their shape or
             saliency objects; or a function of a weight's name and its values, with input channels on axis 1, to an
-            array of that shape.
+            array of that shape. With a calibration ``"wanda"``, ``"ria"``, ``"obs"`` and the objective
+            ``"output_error"`` are names, too.
+        calibration
+            What `calibrate` found of this model, in the order that it is in.
         time_limit
             Seconds for all groups together; each gets a share of the workers' time, in proportion to its number of
             channels.
@@ -260,13 +270,14 @@ class Plan:
             missing = [each.name for group in todo for each in group.gainers if each.name not in saliency]
             if missing:
                 raise InputError(f"the saliency has no entry for {missing[0]!r} ({len(missing)} weights lack one)")
+        ranking = saliency if calibration is None else ModelSaliency(saliency, calibration).for_groups(model)
         if save is not None:
             self.save(save)  # what cannot be written is known before the work
         solve_groups(
             self,
             model,
             todo,
-            saliency=saliency,
+            saliency=ranking,
             time_limit=time_limit,
             workers=workers,
             callbacks=callbacks,
@@ -275,6 +286,110 @@ class Plan:
             settings={"method": method, "options": options, "seed": seed, "n_jobs": n_jobs},
         )
         return self
+
+    def learn(
+        self,
+        model: nn.Module,
+        batches: Iterable[object],
+        *,
+        method: str = "sinkhorn",
+        steps: int = 200,
+        lr: float | None = None,
+        saliency: object = "wanda",
+        calibration: Calibration | None = None,
+        layers: Filter | None = None,
+        loss: Callable[[Any, Any], torch.Tensor] | None = None,
+        held_out: Iterable[object] | None = None,
+        block: int | None = None,
+        start: str = "identity",
+        seed: int = 0,
+        save: str | os.PathLike[str] | None = None,
+        display: bool | None = None,
+    ) -> Learned:
+        """Learn the permutations by the outputs of the pruned model, all groups at once; the weights are frozen.
+
+        A permutation acts through the masks alone, which are put back into the weights' own order: nothing else of the
+        model is touched, and no activation is gathered. Afterwards ``apply_`` and ``prune_`` with the same saliency and
+        layers make the model whose loss was measured.
+
+        Parameters
+        ----------
+        model
+            The model, with data, in its own order; it is not changed.
+        batches
+            A list or loader of batches, each a tensor, a tuple of arguments or a dict of keyword arguments. A step
+            takes one; they are gone through over and over.
+        method
+            ``"sinkhorn"`` (PermLLM, arXiv 2510.10136): logits in blocks, Sinkhorn normalisation, masks of the hard
+            permutation with the gradient of the relaxed one. ``"transport"`` (arXiv 2601.22980): a learned cost,
+            entropic optimal transport with falling epsilon and no hard permutation, and 1e-5 times the distance of all
+            pruned layers' outputs from the dense ones added to the loss.
+        steps
+            Number of gradient steps.
+        lr
+            Learning rate at the beginning, which falls along a cosine; by default 0.001 for ``"sinkhorn"`` (0.005 with
+            the saliency of RIA), as published, and 0.03 for ``"transport"``.
+        saliency
+            What masks are chosen by, as in `prune_`, entry by entry: ``"output_error"`` will not do.
+        calibration
+            What a saliency by name needs; by default made of the batches.
+        layers
+            Which weights are pruned, as in `prune_`.
+        loss
+            Function of the model's outputs and a batch's target to a tensor of one number; batches are pairs (inputs,
+            target) then. By default one minus the cosine of the pruned model's first output with the dense model's,
+            averaged over all vectors along its last axis.
+        held_out
+            Batches, kept in memory, by which the best permutations are chosen; by default the batches themselves.
+        block
+            Channels of a block that no channel leaves; by default 64 for ``"sinkhorn"``, and a quarter of the channels
+            for ``"transport"``.
+        start
+            ``"identity"``; ``"solved"``: the permutations in the plan; or ``"random"``, as published for
+            ``"sinkhorn"``: the identity divided into blocks, a random order in each.
+        seed
+            Of the parameters to start with.
+        save
+            A file for the state, written every half minute: repeated after a kill, the call goes on and finds
+            what it would have found. The batches must come in the same order.
+        display
+            Show progress: True, False, or None for where a person is watching.
+
+        Returns
+        -------
+        Learned
+            How the loss on the held-out batches has changed. The plan has the permutations of the smallest, which may
+            be those that it started from.
+
+        Raises
+        ------
+        InputError
+            If an argument does not fit, or an output is not finite.
+        ModelError
+            If the plan is for another model.
+        FileError
+            If the state cannot be read or written.
+        """
+        from permsolve.models.learning import learn
+
+        return learn(
+            self,
+            model,
+            batches,
+            method=method,
+            steps=steps,
+            lr=lr,
+            saliency=saliency,
+            calibration=calibration,
+            layers=layers,
+            loss=loss,
+            held_out=held_out,
+            block=block,
+            start=start,
+            seed=seed,
+            save=save,
+            display=display,
+        )
 
     def check(self, model: nn.Module) -> None:
         """Check that a model has what this plan moves.

@@ -32,6 +32,9 @@ class PrunedWeight:
     solution
         The pattern's solution that the weight, as a matrix of output by input channels, is pruned under: for HiNM it
         holds the columns that each tile keeps. None for plain n:m, where nothing is to be said.
+    error
+        Where the kept weights were fitted: mean squared error of the layer on the calibration inputs, relative to the
+        mean square of its target. Else None.
     """
 
     name: str
@@ -39,6 +42,7 @@ class PrunedWeight:
     nonzero: int
     masked: bool
     solution: Any = field(default=None, repr=False, hash=False)
+    error: float | None = None
 
     @property
     def parameters(self) -> int:
@@ -117,10 +121,14 @@ class Pruned:
         for heading in ("shape", "parameters", "density %"):
             table.add_column(heading, justify="right")
         table.add_column("by")
+        fitted = any(weight.error is not None for weight in self.weights)
+        if fitted:
+            table.add_column("error %", justify="right")
         for weight in self.weights:
             shape = " x ".join(map(str, weight.shape))
             kind = "mask" if weight.masked else "zeros"
-            table.add_row(weight.name, shape, f"{weight.parameters:,}", f"{100 * weight.density:.2f}", kind)
+            error = [] if not fitted else ["" if weight.error is None else f"{100 * weight.error:.3g}"]
+            table.add_row(weight.name, shape, f"{weight.parameters:,}", f"{100 * weight.density:.2f}", kind, *error)
         total = sum(weight.parameters for weight in self.weights)
         table.add_row(f"total of {len(self)}", "", f"{total:,}", f"{100 * self.density:.2f}", "")
         return table

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from permsolve._arrays import channels_last, to_array
 from permsolve.errors import InputError
-from permsolve.models.prunable import PrunableWeight
+from permsolve.models.calibration import Calibration
+from permsolve.models.prunable import PrunableWeight, catalogue
 from permsolve.models.selection import close_names
-from permsolve.saliency import Saliency, resolve
+from permsolve.saliency import CALIBRATED, OBS, RIA, OutputError, Saliency, Wanda, resolve
 
 Array = npt.NDArray[Any]
 
@@ -25,25 +27,31 @@ class ModelSaliency:
     spec
         A name or a saliency object; a function of a weight's name and its values that returns an array (objects and
         functions see a weight with its input channels in axis 1); or a mapping from weights' names to any of these or
-        to arrays of the weights' own shapes.
+        to arrays of the weights' own shapes. With a calibration ``"wanda"``, ``"ria"``, ``"obs"`` and
+        ``"output_error"`` are names, too.
+    calibration
+        Norms and second moments of the weights' inputs, or None.
 
     Raises
     ------
     InputError
-        If it is none of these.
+        If it is none of these, or a name needs a calibration and there is none.
     """
 
-    def __init__(self, spec: object) -> None:
+    def __init__(self, spec: object, calibration: Calibration | None = None) -> None:
+        if calibration is not None and not isinstance(calibration, Calibration):
+            raise InputError(f"calibration = {calibration!r:.80} is none of permsolve.models.calibrate")
         self._spec = spec
+        self._calibration = calibration
         if isinstance(spec, Mapping):
-            self.name = "+".join(dict.fromkeys(_kind(entry) for entry in spec.values())) or "none"
+            self.name = "+".join(dict.fromkeys(self._kind(entry) for entry in spec.values())) or "none"
             return
-        self.name = _kind(spec)
+        self.name = self._kind(spec)
         if self.name == "array":
             raise InputError("one saliency array cannot serve a model; give a mapping {weight name: array}")
 
     def check(self, listed: Sequence[PrunableWeight], needed: Sequence[PrunableWeight]) -> None:
-        """Check that a mapping names weights of the model and leaves out none that is needed.
+        """Check that a mapping names weights of the model, that none lacks a saliency, and that the calibration fits.
 
         Parameters
         ----------
@@ -56,14 +64,20 @@ class ModelSaliency:
         ------
         InputError
             If that is not so.
+        ModelError
+            If the calibration is of another model, or of this one with its channels in another order.
         """
+        for weight in needed if self._calibration is not None else ():
+            assert self._calibration is not None
+            if self._calibrated(self._of(weight)) or weight.path in self._calibration:
+                self._calibration.check_order(weight.path, weight.to_channels(weight.values()))
         if not isinstance(self._spec, Mapping):
             return
         known = [name for weight in listed for name in (weight.path, weight.name)]
         for name in self._spec:
             if name not in known:
                 raise InputError(f"saliency: {name!r} is no weight of the model; {close_names(str(name), known)}")
-        missing = [weight.path for weight in needed if weight.path not in self._spec and weight.name not in self._spec]
+        missing = [weight.path for weight in needed if self._of(weight) is None]
         if missing:
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise InputError(
@@ -91,10 +105,12 @@ class ModelSaliency:
         InputError
             If the saliency is not of that kind.
         """
-        spec = self._spec
-        if isinstance(spec, Mapping):
-            spec = spec[weight.path] if weight.path in spec else spec[weight.name]
-        given, own_shape = _evaluate(spec, weight, values)
+        given, own_shape = self._evaluate(weight, values)
+        if isinstance(given, OutputError):
+            raise InputError(
+                f"saliency of {weight.path}: 'output_error' ranks no single entries, as is needed here; use one "
+                f"that does, such as 'wanda' or 'obs'"
+            )
         try:
             result = to_array(given)[1]
         except InputError as error:
@@ -108,26 +124,143 @@ class ModelSaliency:
             raise InputError(f"the saliency of {weight.path} has negative entries; a saliency is >= 0")
         return channels_last(weight.to_channels(result) if own_shape else result)
 
+    def objective(self, weight: PrunableWeight) -> OutputError | None:
+        """Return the objective of a weight that is to be pruned for the least output error.
 
-def _kind(spec: object) -> str:
-    if _is_function(spec):
-        return getattr(spec, "__name__", type(spec).__name__)
-    return resolve(spec)[0]
+        Parameters
+        ----------
+        weight
+            The weight.
+
+        Returns
+        -------
+        permsolve.saliency.OutputError or None
+            For the weight with its input channels in axis 1 (`PrunableWeight.to_channels`); its ``mask`` takes the
+            place of a ranking. None where entries are ranked one by one.
+
+        Raises
+        ------
+        InputError
+            If the calibration lacks the weight, or second moments.
+        """
+        spec = self._of(weight)
+        if self._calibrated(spec) and spec == "output_error":
+            assert self._calibration is not None
+            return OutputError(self._calibration.channel_moments(weight.path))
+        return spec if isinstance(spec, OutputError) else None
+
+    def for_groups(self, model: nn.Module) -> object:
+        """Return a saliency as the groups of a plan take it.
+
+        Parameters
+        ----------
+        model
+            The model.
+
+        Returns
+        -------
+        object
+            What was given where no name needs the calibration; else a function of a parameter's name and its values,
+            input channels in axis 1.
+        """
+        specs = self._spec.values() if isinstance(self._spec, Mapping) else [self._spec]
+        if not any(self._calibrated(each) for each in specs):
+            return self._spec
+        by_name: dict[str, PrunableWeight] = {}
+        for weight in catalogue(model):
+            by_name |= {name: weight for name in (*weight.names, weight.name)}
+
+        def saliency(name: str, channels: Array) -> object:
+            weight = by_name.get(name)
+            if weight is None:
+                raise InputError(
+                    f"saliency: {name} belongs to no layer that can be calibrated; solve the plan with a saliency that "
+                    f"needs no activations"
+                )
+            values = np.moveaxis(channels, 1, weight.axis)
+            if self._calibration is not None and weight.path in self._calibration:
+                self._calibration.check_order(weight.path, weight.to_channels(values))
+            objective = self.objective(weight)
+            if objective is not None:
+                return objective
+            own = self.matrix(weight, values)
+            return np.moveaxis(weight.from_matrix(own), weight.axis, 1)
+
+        return saliency
+
+    def _of(self, weight: PrunableWeight) -> object:
+        """Return what was given for a weight; None where a mapping has nothing."""
+        if not isinstance(self._spec, Mapping):
+            return self._spec
+        return next((self._spec[name] for name in (weight.path, weight.name) if name in self._spec), None)
+
+    def _calibrated(self, spec: object) -> bool:
+        return isinstance(spec, str) and spec in CALIBRATED and self._calibration is not None
+
+    def _kind(self, spec: object) -> str:
+        if _is_function(spec):
+            return getattr(spec, "__name__", type(spec).__name__)
+        return str(spec) if self._calibrated(spec) else resolve(spec)[0]
+
+    def _evaluate(self, weight: PrunableWeight, values: Array) -> tuple[object, bool]:
+        """Return a saliency, and whether it is in the weight's own shape or has the input channels in axis 1."""
+        spec = self._of(weight)
+        if callable(spec) and _is_function(spec):
+            return spec(weight.name, weight.to_channels(values).copy()), False
+        objective = self.objective(weight)
+        if objective is not None:
+            return objective, True
+        if self._calibrated(spec):
+            assert self._calibration is not None
+            return calibrated(str(spec), self._calibration, weight.path, weight.to_channels(values)), False
+        rule = resolve(spec)[1]
+        if not isinstance(rule, Saliency):
+            return rule, True
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                return rule(weight.to_channels(values)), False
+        except InputError as error:
+            raise InputError(f"saliency of {weight.path}: {error}") from error
+
+
+def calibrated(name: str, calibration: Calibration, path: str, channels: Array) -> Array:
+    """Return a saliency of single entries that needs activations.
+
+    Parameters
+    ----------
+    name
+        ``"wanda"``, ``"ria"`` or ``"obs"``.
+    calibration
+        The activations.
+    path
+        Path of the weight.
+    channels
+        Its values with the input channels of a group in axis 1, outputs group by group in axis 0.
+
+    Returns
+    -------
+    numpy.ndarray
+        Of the shape of the values.
+
+    Raises
+    ------
+    InputError
+        If the calibration lacks the weight, or second moments.
+    """
+    site = calibration.site(path)
+    parts = np.split(channels, site.groups)
+    rules: list[Saliency]
+    try:
+        if name == "obs":
+            rules = [OBS(moment) for moment in calibration.second_moment(path)]
+        else:
+            kind = Wanda if name == "wanda" else RIA
+            rules = [kind(norms) for norms in calibration.norms(path).reshape(site.groups, -1)]
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.concatenate([rule(part) for rule, part in zip(rules, parts, strict=True)])
+    except InputError as error:
+        raise InputError(f"saliency {name!r} of {path}: {error}") from error
 
 
 def _is_function(spec: object) -> bool:
-    return callable(spec) and not isinstance(spec, (Saliency, type))
-
-
-def _evaluate(spec: object, weight: PrunableWeight, values: Array) -> tuple[object, bool]:
-    """Return a saliency, and whether it is in the weight's own shape or has the input channels in axis 1."""
-    if callable(spec) and _is_function(spec):
-        return spec(weight.name, weight.to_channels(values).copy()), False
-    rule = resolve(spec)[1]
-    if not isinstance(rule, Saliency):
-        return rule, True
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            return rule(weight.to_channels(values)), False
-    except InputError as error:
-        raise InputError(f"saliency of {weight.path}: {error}") from error
+    return callable(spec) and not isinstance(spec, (Saliency, OutputError, type))

@@ -13,12 +13,14 @@ import torch
 
 from permsolve.errors import InputError
 from permsolve.models.rules.registry import Use
-from permsolve.patterns import NM, Array, HiNM, HiNMSolution, Pattern, Permutation
+from permsolve.patterns import NM, HiNM, HiNMSolution, Pattern, Permutation
 from permsolve.problem import Problem
 from permsolve.sources import Source
 
 Blocks = tuple[int, ...]
 Matrices = Sequence[torch.Tensor]
+#: A name, or of each weight an array or (plain n:m) an `OutputError`.
+Saliencies = str | Sequence[Any]
 
 
 class Side(ABC):
@@ -109,7 +111,7 @@ class Side(ABC):
         """
 
     @abstractmethod
-    def problem(self, matrices: Matrices, blocks: Blocks | None, saliency: str | Sequence[Array]) -> Problem:
+    def problem(self, matrices: Matrices, blocks: Blocks | None, saliency: Saliencies) -> Problem:
         """Return a group's problem.
 
         Parameters
@@ -119,7 +121,7 @@ class Side(ABC):
         blocks
             What `blocks` returned.
         saliency
-            A name, or arrays of the matrices' shapes.
+            A name, or arrays of the matrices' shapes, or of plain n:m the objective of each.
 
         Returns
         -------
@@ -197,7 +199,7 @@ class Inputs(Side):
         """Return the cells: columns are channels."""
         return cells if len(cells) > 1 else None
 
-    def problem(self, matrices: Matrices, blocks: Blocks | None, saliency: str | Sequence[Array]) -> Problem:
+    def problem(self, matrices: Matrices, blocks: Blocks | None, saliency: Saliencies) -> Problem:
         """Stack the weights by rows."""
         given = saliency if isinstance(saliency, str) else list(saliency)
         return Problem.stack(list(matrices), self.pattern, saliency=given, blocks=blocks)
@@ -262,7 +264,7 @@ class Outputs(Side):
         """Return the lines of every weight: each keeps its own share."""
         return lines if len(lines) > 1 else None
 
-    def problem(self, matrices: Matrices, blocks: Blocks | None, saliency: str | Sequence[Array]) -> Problem:
+    def problem(self, matrices: Matrices, blocks: Blocks | None, saliency: Saliencies) -> Problem:
         """Put the weights side by side."""
         given = saliency if isinstance(saliency, str) else np.concatenate(saliency).T
         return Problem.of(_side_by_side(matrices), self.pattern, saliency=given, blocks=blocks)

@@ -144,15 +144,28 @@ def permute_(model: nn.Module, move: Movement, perm: Permutation) -> None:
         _permute_index(model, move.name, index, pointed=move.role == "pointed")
         return
     tensor = lookup(model, move.name, move.view)
-    with torch.no_grad():
-        rest = [axis for axis in range(len(move.view)) if axis not in move.axes]
-        order = [*move.axes, *rest]
-        for whole in (tensor, tensor.grad):  # a gradient that is there belongs to the order of its parameter
-            if whole is not None:
-                data = whole.detach().reshape(move.view).permute(order)
-                moved = data.reshape(index.size, -1).index_select(0, torch.as_tensor(index, device=whole.device))
-                back = moved.reshape(data.shape).permute(*np.argsort(order).tolist()).reshape(whole.shape)
-                whole.detach().copy_(back)
+    for whole in (tensor, tensor.grad):  # a gradient that is there belongs to the order of its parameter
+        if whole is not None:
+            reorder_(whole, move, perm)
+
+
+def reorder_(tensor: torch.Tensor, move: Movement, perm: Permutation) -> None:
+    """Permute a tensor that is laid out like a parameter in place.
+
+    Parameters
+    ----------
+    tensor
+        The parameter, or a gradient, mask or moment of it.
+    move
+        What moves; not an index.
+    perm
+        The group's permutation.
+    """
+    index = index_of(move, perm)
+    order = [*move.axes, *(axis for axis in range(len(move.view)) if axis not in move.axes)]
+    data = tensor.detach().reshape(move.view).permute(order)
+    moved = data.reshape(index.size, -1).index_select(0, torch.as_tensor(index, device=tensor.device))
+    tensor.detach().copy_(moved.reshape(data.shape).permute(*np.argsort(order).tolist()).reshape(tensor.shape))
 
 
 def _permute_index(model: nn.Module, name: str, index: Ints, *, pointed: bool) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from permsolve.certificates import Certificate
+from permsolve.objectives import OutputError
 from permsolve.partition import lp
 from permsolve.partition.lp import Duals
 from permsolve.partition.quantise import Quantised
@@ -65,13 +66,13 @@ class Master:
         return cls(quantised, values, duals)
 
 
-def build_seconds(rows: int, cols: int, m: int, n_jobs: int) -> float:
+def build_seconds(rows: float, cols: int, m: int, n_jobs: int) -> float:
     """Estimate what `Master.build` takes.
 
     Parameters
     ----------
     rows, cols
-        Shape of the matrix.
+        Shape of the matrix, the rows times `Problem.row_cost`.
     m
         Group size.
     n_jobs
@@ -85,12 +86,19 @@ def build_seconds(rows: int, cols: int, m: int, n_jobs: int) -> float:
     return rows * math.comb(cols, m) / SPEED / n_jobs + GLOP_SECONDS * cols
 
 
-def warm_up() -> None:
-    """Compile, or load from disk, everything that exact search uses: its kernels take the same types whatever n:m."""
+def warm_up(objective: str = "retained") -> None:
+    """Compile, or load from disk, everything that exact search uses: its kernels take the same types whatever n:m.
+
+    Parameters
+    ----------
+    objective
+        That of the problem about to be solved.
+    """
     from permsolve.partition import neighbourhood, tree
     from permsolve.run import Run as AnyRun
 
-    problem = Problem.of(np.random.RandomState(0).rand(4, 20))
+    saliency = "magnitude" if objective == "retained" else OutputError(np.eye(20))
+    problem = Problem.of(np.random.RandomState(0).rand(4, 20), saliency=saliency)
     run = AnyRun(problem, stop=None, rng=np.random.default_rng(0))
     run.open()
     master = Master.build(problem, run)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from permsolve.objectives import OutputError
 from permsolve.partition.master import Master
 from permsolve.partition.values import Found
 from permsolve.problem import Problem
@@ -59,9 +60,16 @@ def solve(problem: Problem, run: Run) -> Status:
         reach = cost
 
 
-def warm_up() -> None:
-    """Compile what a solve uses."""
-    problem = Problem.of(np.random.RandomState(0).rand(4, 18), (1, 2))
+def warm_up(objective: str) -> None:
+    """Compile what a solve uses.
+
+    Parameters
+    ----------
+    objective
+        That of the problem about to be solved.
+    """
+    saliency = "magnitude" if objective == "retained" else OutputError(np.eye(18))
+    problem = Problem.of(np.random.RandomState(0).rand(4, 18), (1, 2), saliency=saliency)
     run = Run(problem, stop=None, rng=np.random.default_rng(0))
     run.open()
     solve(problem, run)

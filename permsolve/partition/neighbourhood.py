@@ -99,7 +99,7 @@ class Chain:
     @property
     def solved(self) -> bool:
         """Whether the best partition reaches the LP bound, up to rounding."""
-        return self._best_cost <= SOLVED * self.duals.bound
+        return self._best_cost <= SOLVED * abs(self.duals.bound)
 
     def restart(self, perm: Permutation) -> None:
         """Go on from a partition.

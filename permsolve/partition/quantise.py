@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from permsolve.error_problem import ErrorProblem
 from permsolve.patterns import Permutation
 from permsolve.problem import Problem
 
@@ -59,8 +60,12 @@ class Quantised:
         Returns
         -------
         Quantised
-            Its saliency in integers.
+            Its saliency in integers; of the output error, `QuantisedErrors`.
         """
+        if isinstance(problem, ErrorProblem):
+            from permsolve.partition.quantise_errors import QuantisedErrors
+
+            return QuantisedErrors.of_errors(problem)
         n, m = problem.pattern.n, problem.pattern.m
         cols, rows = problem.columns.shape
         level = np.partition(problem.columns, cols - n - 1, axis=0)[cols - n - 1]
@@ -133,6 +138,20 @@ class Quantised:
         values = np.empty(len(groups))
         group_values(self.columns, groups.astype(np.int64).ravel(), self.n, self.m, values)
         return values
+
+    def values_from(self, first: int, out: Array) -> None:
+        """Write the values of all groups with a smallest member.
+
+        Parameters
+        ----------
+        first
+            The member.
+        out
+            float64, in lexicographic order of the groups; written.
+        """
+        from permsolve.kernels.enumerate import values_from
+
+        values_from(self.columns, first, self.n, self.m, out)
 
     def score(self, perm: Permutation) -> int:
         """Return the score of a permutation in units of ``2**-exponent``, without the excess.

@@ -92,7 +92,7 @@ def prove(built: Master, run: Run) -> bool:
     budget = min(_first_budget(values, duals), incumbent)
     chain = None
     nodes = 0
-    while incumbent > SOLVED * duals.bound:  # otherwise the LP bound is reached, and offered already
+    while incumbent > SOLVED * abs(duals.bound):  # otherwise the LP bound is reached, and offered already
         pool = pool_below(values, duals, budget)
         if pool is None:
             return False

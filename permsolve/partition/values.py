@@ -66,8 +66,6 @@ class GroupValues:
     """
 
     def __init__(self, quantised: Quantised, spread: Map, deadline: float = np.inf) -> None:
-        from permsolve.kernels.enumerate import values_from
-
         self.quantised = quantised
         self.spread = spread
         cols, m = quantised.cols, quantised.m
@@ -78,7 +76,7 @@ class GroupValues:
         def work(first: int) -> bool:
             if time.perf_counter() >= deadline:
                 return False
-            values_from(quantised.columns, first, quantised.n, m, self.values[first])
+            quantised.values_from(first, self.values[first])
             return True
 
         #: Whether all values are there.

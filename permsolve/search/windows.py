@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from permsolve.kernels.anneal import Window, make_window
+from permsolve.kernels.anneal import make_window
 from permsolve.problem import Problem
 from permsolve.run import Run
 from permsolve.search.alarm import Alarm
@@ -24,7 +24,7 @@ NARROWEST, WIDEST = 128, 512
 
 
 class _Job(NamedTuple):
-    window: Window
+    window: Any
     order: Array
     seed: np.uint64
 
@@ -42,9 +42,12 @@ class Windows:
         The problem.
     run
         The run: for its generator, its threads and the start.
+    make
+        Makes the work space of a window from its width and the flag that ends kernels; by default that of exchanges
+        read off thresholds.
     """
 
-    def __init__(self, problem: Problem, run: Run) -> None:
+    def __init__(self, problem: Problem, run: Run, make: Callable[[int, Array], Any] | None = None) -> None:
         self.packed, self.run = problem.packed, run
         self.n, self.m = problem.pattern.n, problem.pattern.m
         rows = self.packed.shape[1]
@@ -59,10 +62,12 @@ class Windows:
         self.orders = [starting_order(run) for _ in range(chains)]
         #: Ends the kernels that work on a window with the time.
         self.alarm = Alarm(run)
+
+        def usual(width: int, halt: Array) -> Any:
+            return make_window(width, rows, self.n, self.m, halt)
+
         self._space = [
-            make_window(len(split) * self.m, rows, self.n, self.m, self.alarm.halt)
-            for _ in range(chains)
-            for split in self.splits
+            (make or usual)(len(split) * self.m, self.alarm.halt) for _ in range(chains) for split in self.splits
         ]
 
     @property
@@ -74,7 +79,7 @@ class Windows:
         """Return a fresh seed for a kernel."""
         return np.uint64(self.run.rng.integers(2**63))
 
-    def epoch(self, work: Callable[[Window, Array, np.uint64], T], idle: Callable[[Array], T]) -> list[list[T]]:
+    def epoch(self, work: Callable[[Any, Array, np.uint64], T], idle: Callable[[Array], T]) -> list[list[T]]:
         """Work on every window once.
 
         Parameters

@@ -299,7 +299,6 @@ def test_saliencies():
         ({"0.weight": np.ones((16, 8))}, "nothing for 2.weight, 4.weight"),
         ({"0.waight": np.ones((16, 8))}, "'0.waight' is no weight of the model; close to it: 0.weight"),
         (np.ones((16, 8)), "one saliency array cannot serve a model"),
-        (None, "saliency is None"),
         ("wanda", "needs activations"),
         (Wanda, "is a class"),
         (Wanda(np.ones(5)), "saliency of 0.weight: Wanda got 5 norms for 8 input channels"),
