@@ -66,7 +66,7 @@ class OutputError:
             raise InputError(f"{needed}; {error}") from error
         if given.ndim not in (2, 3) or given.shape[-1] != given.shape[-2] or given.size == 0:
             raise InputError(f"{needed}, got {given.shape}")
-        moments = given.reshape(-1, *given.shape[-2:]).astype(np.float64)
+        moments = given.reshape(-1, *given.shape[-2:]).astype(np.float64, order="C")
         for position, moment in enumerate(moments):
             moments[position] = _checked(moment, f"position {position}" if len(moments) > 1 else "they")
         moments.flags.writeable = False

@@ -307,6 +307,16 @@ def test_sums_in_float32_and_rank_deficient_moments_are_accepted() -> None:
     assert (problem.group_values(np.arange(96)) <= 0).all()
 
 
+def test_moments_in_any_memory_order_are_accepted() -> None:
+    """A stack of moments cut out of a larger array, positions last, ended in a BufferError."""
+    plain = np.stack([moments(8, 3), moments(8, 4)])
+    strided = np.stack([moments(8, 3), moments(8, 4)], axis=-1).transpose(2, 0, 1)
+    assert not strided.flags.c_contiguous
+    kernels = weights(5, 8, 2)
+    scores = [permsolve.solve(kernels, saliency=OutputError(each), n_jobs=1).score for each in (plain, strided)]
+    assert scores[0] == scores[1] < 0
+
+
 def test_bounds_of_random_problems_are_never_below_any_score() -> None:
     """Values in integers are upper bounds; the LP bound is at least the best score that is known."""
     for seed in range(3):
