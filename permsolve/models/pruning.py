@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from permsolve._arrays import channels_last
-from permsolve.errors import InputError, MissingDependencyError
+from permsolve.errors import InputError
 from permsolve.models.calibration import Calibration
 from permsolve.models.compensation.data import Data
 from permsolve.models.compensation.driver import compensate, put, refusal
@@ -26,8 +26,12 @@ from permsolve.models.selection import Filter
 from permsolve.models.standing import Standing
 from permsolve.patterns import NM, Pattern, parse
 from permsolve.problem import Problem
+from permsolve.sparse.semi_structured import device_fault, need_cuda
 
 Array = npt.NDArray[Any]
+
+#: Types of dense weights that torch converts to its semi-structured format.
+CONVERTIBLE = (torch.float16, torch.bfloat16, torch.int8)
 
 
 class NMMask(nn.Module):
@@ -228,8 +232,8 @@ def to_semi_structured_(model: nn.Module, layers: Filter | None = None) -> tuple
     for weight in weights(model, layers, "2:4"):
         fault = weight.reason or _dense_fault(weight)
         if fault is None:
-            _need_cuda()
-            fault = _device_fault(weight.parameter)
+            need_cuda()
+            fault = device_fault(weight.parameter, CONVERTIBLE)
         if fault is None:
             try:
                 sparse = torch.sparse.to_sparse_semi_structured(weight.effective().contiguous())
@@ -354,27 +358,4 @@ def _dense_fault(weight: PrunableWeight) -> str | None:
         return "has a parametrization or mask; remove it first, leaving the weight pruned"
     if not holds(weight.to_matrix(weight.values()), NM(2, 4)):
         return "not 2:4: four consecutive input channels hold more than two non-zero entries; prune it first"
-    return None
-
-
-def _need_cuda() -> None:
-    """Check that there is anything that multiplies 2:4 weights."""
-    if not hasattr(torch.sparse, "to_sparse_semi_structured"):
-        raise MissingDependencyError("this torch has no to_sparse_semi_structured; install torch 2.1 or later")
-    if not torch.cuda.is_available():
-        raise MissingDependencyError(
-            "the semi-structured format needs a CUDA device of compute capability 8.0 or later, and torch sees no CUDA "
-            "device; the dense weights with their zeros run anywhere"
-        )
-
-
-def _device_fault(tensor: torch.Tensor) -> str | None:
-    """Say why the device cannot multiply a 2:4 weight."""
-    if not tensor.is_cuda:
-        return f"on {tensor.device}; move the model to a CUDA device first"
-    capability = torch.cuda.get_device_capability(tensor.device)
-    if capability < (8, 0):
-        return f"on {tensor.device} of compute capability {capability[0]}.{capability[1]}; 8.0 or later is needed"
-    if tensor.dtype not in (torch.float16, torch.bfloat16, torch.int8):
-        return f"of dtype {str(tensor.dtype).removeprefix('torch.')}; convert the model to float16, bfloat16 or int8"
     return None

@@ -111,20 +111,50 @@ def check_convertible(weights: Compressed) -> None:
     pattern = weights.pattern
     if not isinstance(pattern, (NM, Transposable)) or (pattern.n, pattern.m) != (2, 4):
         raise InputError(f"torch's semi-structured format holds 2:4, plain or transposable, not {pattern}")
+    need_cuda()
+    fault = device_fault(weights.values, _DTYPES)
+    if fault is not None:
+        raise InputError(f"the weights are {fault}")
+
+
+def need_cuda() -> None:
+    """Check that there is anything that multiplies 2:4 weights.
+
+    Raises
+    ------
+    MissingDependencyError
+        If this torch sees no CUDA device or cannot convert.
+    """
     if not hasattr(torch.sparse, "to_sparse_semi_structured"):
         raise MissingDependencyError("this torch has no to_sparse_semi_structured; install torch 2.1 or later")
     if not torch.cuda.is_available():
         raise MissingDependencyError(
             "the semi-structured format needs a CUDA device of compute capability 8.0 or later, and torch sees no CUDA "
-            "device; compressed weights run anywhere"
+            "device; weights with zeros and compressed ones run anywhere"
         )
-    if weights.device.type != "cuda":
-        raise InputError(f"the weights are on {weights.device}; move them to a CUDA device first")
-    capability = torch.cuda.get_device_capability(weights.device)
+
+
+def device_fault(tensor: torch.Tensor, dtypes: tuple[torch.dtype, ...]) -> str | None:
+    """Say why the device of a tensor cannot multiply a 2:4 weight of its type.
+
+    Parameters
+    ----------
+    tensor
+        The weight, or its values.
+    dtypes
+        Types that fit.
+
+    Returns
+    -------
+    str or None
+        The reason, in words that go after "the weights are"; None where it can.
+    """
+    if not tensor.is_cuda:
+        return f"on {tensor.device}; move the model to a CUDA device first"
+    capability = torch.cuda.get_device_capability(tensor.device)
     if capability < (8, 0):
-        raise InputError(
-            f"{weights.device} has compute capability {capability[0]}.{capability[1]}; the semi-structured format "
-            f"needs 8.0 or later"
-        )
-    if weights.dtype not in _DTYPES:
-        raise InputError(f"the weights are {weights.dtype}; convert them to float16 or bfloat16 first")
+        return f"on {tensor.device} of compute capability {capability[0]}.{capability[1]}; 8.0 or later is needed"
+    if tensor.dtype not in dtypes:
+        *most, last = (str(dtype).removeprefix("torch.") for dtype in dtypes)
+        return f"of dtype {str(tensor.dtype).removeprefix('torch.')}; convert them to {', '.join(most)} or {last} first"
+    return None

@@ -551,7 +551,7 @@ def test_converting_needs_2_to_4_weights_and_a_gpu(monkeypatch):
 def test_converting_where_a_device_and_torch_say_yes(monkeypatch):
     """The bookkeeping only: what torch makes of the weights is in the test that needs a GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(pruning, "_device_fault", lambda tensor: None)
+    monkeypatch.setattr(pruning, "device_fault", lambda tensor, dtypes: None)
     seen = []
 
     def convert(tensor):
@@ -583,11 +583,11 @@ def test_devices_that_cannot_multiply_2_to_4(monkeypatch):
 
     for capability, dtype, message in (
         ((7, 5), torch.float16, "on cuda:0 of compute capability 7.5; 8.0 or later"),
-        ((8, 0), torch.float32, "of dtype float32; convert the model to float16"),
+        ((8, 0), torch.float32, "of dtype float32; convert them to float16, bfloat16 or int8 first"),
         ((8, 6), torch.bfloat16, None),
     ):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, pair=capability: pair)
-        fault = pruning._device_fault(Fake(dtype))
+        fault = pruning.device_fault(Fake(dtype), pruning.CONVERTIBLE)
         assert fault is None if message is None else message in fault
 
 
