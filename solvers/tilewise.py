@@ -42,8 +42,9 @@ class Tilewise(Solver):
 
     With the rows of a tile and the columns that it keeps, what remains is a plain n:m problem. All groups of the kept
     columns are enumerated (up to 168 columns for m = 4), the linear program is solved, and windows of groups are
-    regrouped by branch and bound, as in ``lns``. Where a tile keeps more, its columns are dealt at random into windows
-    of 64, each with a linear program of its own. Tiles are searched by turns, side by side with several threads.
+    regrouped by branch and bound, as in ``lns``. Where a tile keeps more, or the time would go into linear programs,
+    its columns are dealt at random into windows of 64, each with a linear program of its own. Tiles are searched by
+    turns, side by side with several threads.
 
     Neither rows nor the choice of columns change: it begins where ``joint`` ends, in half the time, unless something is
     given to start from.
@@ -107,10 +108,10 @@ def prepare_seconds(problem: Problem) -> float | None:
 class _Piece:
     """What a tile keeps of a block of columns, a plain n:m problem, and its search."""
 
-    def __init__(self, problem: Problem, rows: Array, columns: Array, seed: int) -> None:
+    def __init__(self, problem: Problem, rows: Array, columns: Array, whole: bool, seed: int) -> None:
         pattern, saliency = problem.pattern, problem.saliency[np.ix_(rows, columns)]
         self.quantised = Quantised.of(Problem.of(saliency, (pattern.n, pattern.m), saliency=saliency))
-        self.m = pattern.m
+        self.m, self.whole = pattern.m, whole
         self.rng = np.random.default_rng(seed)
         #: Where the columns of the start are in the order of the best groups.
         self.perm = np.arange(len(columns))
@@ -120,7 +121,7 @@ class _Piece:
 
     def turn(self, deadline: float) -> int:
         """Search for a while; return the iterations."""
-        if storable(len(self.perm), self.m):
+        if self.whole:
             return self._search() if self.chain else self._prepare(deadline)
         return self._regroup(deadline)
 
@@ -157,30 +158,37 @@ class _Search:
         self.run, self.start, self.columns = run, start, start.columns.copy()
         self.places: list[tuple[int, slice]] = []
         self.pieces: list[_Piece] = []
+        schedule = run.effort * default_seconds(problem) * (1 - WARM_START)
+        seconds = prepare_seconds(problem)
+        #: Windows are quicker where the linear programs of all tiles would take most of the time.
+        whole = seconds is not None and seconds < (run.remaining() * run.n_jobs if run.timed else schedule)
         ends = np.cumsum([0, *problem.pattern.kept_of(problem.cols, problem.blocks)])
         for tile, rows in enumerate(start.rows.reshape(-1, problem.pattern.vector)):
             for span in (slice(int(a), int(b)) for a, b in pairwise(ends) if b - a > problem.pattern.m):
                 self.places.append((tile, span))
                 seed = int(run.rng.integers(2**63))
-                self.pieces.append(_Piece(problem, rows, start.columns[tile, span], seed))
-        narrow = all(storable(len(piece.perm), problem.pattern.m) for piece in self.pieces)
-        seconds = run.effort * default_seconds(problem) * (1 - WARM_START)
-        self.budget = seconds / (NODE_SECONDS if narrow else WINDOW_SECONDS)
+                self.pieces.append(_Piece(problem, rows, start.columns[tile, span], whole, seed))
+        self.budget = schedule / (NODE_SECONDS if whole else WINDOW_SECONDS)
 
     def solve(self) -> Status:
         """Search the pieces by turns until all are solved, or the schedule or a limit ends."""
         done = 0
-        while any(not piece.solved for piece in self.pieces):
-            pieces = [at for at, piece in enumerate(self.pieces) if not piece.solved]
-            batch = self.run.n_jobs if self.run.timed else len(pieces)  # without a clock threads must not matter
+        while pieces := [at for at, piece in enumerate(self.pieces) if not piece.solved]:
+            batch = self._batch(len(pieces))
             for start in range(0, len(pieces), batch):
                 count = self._turns(pieces[start : start + batch])
                 done += count
                 if not self.run.proceed(count):
                     return Status.STOPPED
-            if done >= self.budget and self.run.progress() is None:
-                break
+                if done >= self.budget and self.run.progress() is None:
+                    return Status.COMPLETED
         return Status.COMPLETED
+
+    def _batch(self, most: int) -> int:
+        """Return how many pieces search between two looks at the limits."""
+        if self.run.timed:
+            return self.run.n_jobs
+        return int(max(min(self.run.iterations_left(), self.budget, most), 1))  # threads must not matter
 
     def _turns(self, which: list[int]) -> int:
         """Let some pieces search side by side, offer what they found and return the iterations."""

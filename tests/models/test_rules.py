@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,9 @@ from permsolve import models  # noqa: E402
 from permsolve.models import Group, Plan  # noqa: E402
 
 
+@cache
 def planned(name: str, gather: str | None = None) -> tuple[Plan, nn.Module]:
+    """Return a model of the zoo and its plan; nobody changes either."""
     pytest.importorskip(ZOO[name].needs or "torch")
     model, inputs = ZOO[name].build(0)
     return models.analyze(model, inputs, "2:4", gather=gather), model

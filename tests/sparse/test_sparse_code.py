@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 pytestmark = [
+    pytest.mark.slow,  # it compiles every kernel
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton"),
     pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch"),
     pytest.mark.skipif(platform.machine() != "x86_64", reason="the disassembler may not come with triton here"),
