@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-APART := tests/models tests/cli tests/bench
+APART := tests/models tests/cli tests/bench tests/sparse
 SOURCES := $(shell find permsolve solvers instances benchmarks tests -name '*.py' 2>/dev/null)
 
 .PHONY: demo test test-apart test-rest test-slow lint typecheck bench clean

@@ -6,11 +6,12 @@ import contextlib
 import functools
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import permsolve
 
@@ -106,3 +107,8 @@ def pattern_of(method: str) -> str:
 def uniform(rows: int, cols: int, seed: int = 1) -> np.ndarray:
     """Draw entries uniform on [0, 1): what ``np.random.seed(seed); np.random.rand(rows, cols)`` gives."""
     return np.random.RandomState(seed).rand(rows, cols)
+
+
+def rarely(values: Iterable[Any], slow: Container[Any]) -> list[Any]:
+    """Return parameters of a test, those that add little to the others marked for the long run."""
+    return [pytest.param(value, marks=pytest.mark.slow) if value in slow else value for value in values]

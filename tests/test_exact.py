@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from groupings import KINDS, SOME_KINDS, cheapest_cover, groups_of, is_partition, matrix, worth
-from helpers import brute_force, uniform
+from helpers import brute_force, rarely, uniform
 
 import permsolve
 from permsolve import Problem, Status
@@ -24,7 +24,7 @@ def optimum(values: np.ndarray, n: int, m: int) -> float:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("n", "m", "cols"), [(1, 2, 10), (2, 4, 12), (1, 4, 12), (3, 4, 12), (2, 3, 9), (4, 8, 16)])
+@pytest.mark.parametrize(("n", "m", "cols"), [(1, 2, 10), (2, 4, 12), (1, 4, 12), (3, 4, 12), (2, 3, 9)])
 def test_few_columns(kind: str, n: int, m: int, cols: int) -> None:
     values = matrix(kind, 6, cols)
     result = permsolve.solve(values, (n, m), method="exact", n_jobs=1)
@@ -34,7 +34,12 @@ def test_few_columns(kind: str, n: int, m: int, cols: int) -> None:
     assert result.check(values) == ()
 
 
-@pytest.mark.parametrize("kind", SOME_KINDS)
+@pytest.mark.parametrize("kind", rarely(KINDS, set(KINDS) - {"uniform", "duplicated"}))
+def test_few_columns_in_large_groups(kind: str) -> None:
+    test_few_columns(kind, 4, 8, 16)
+
+
+@pytest.mark.parametrize("kind", rarely(SOME_KINDS, ["outliers"]))
 @pytest.mark.parametrize(("n", "m", "cols"), [(1, 2, 18), (2, 4, 20), (2, 3, 18)])
 def test_more_columns_than_dynamic_programming_takes(kind: str, n: int, m: int, cols: int) -> None:
     values = matrix(kind, 12, cols, seed=2)
@@ -76,7 +81,7 @@ def test_planted_and_duplicated_optima() -> None:
 
 @pytest.mark.parametrize("iterations", [2, *(pytest.param(limit, marks=pytest.mark.slow) for limit in (1, 5, 50))])
 def test_interrupted_it_says_so_and_what_it_proved_holds(iterations: int) -> None:
-    for seed in range(3):
+    for seed in range(2):
         values = matrix("uniform", 24, 20, seed)
         best = optimum(values, 2, 4)
         result = permsolve.solve(values, method="exact", stop=MaxIterations(iterations), n_jobs=1)
@@ -95,7 +100,7 @@ def test_a_tiny_time_limit(seconds: float) -> None:
     assert result.score <= result.bound
 
 
-@pytest.mark.parametrize("sizes", [(12, 8), (20, 4), (4, 4), (20, 12)])
+@pytest.mark.parametrize("sizes", [(12, 8), (4, 4), (20, 12)])
 def test_blocks(sizes: tuple[int, ...]) -> None:
     parts = [matrix("uniform", 8, size, seed) for seed, size in enumerate(sizes)]
     values = np.concatenate(parts, axis=1)

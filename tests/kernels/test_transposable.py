@@ -15,7 +15,13 @@ from permsolve.kernels.transposable_wide import anneal_wide, make_wide, selectio
 
 SMALL = [(1, 2), (1, 3), (2, 3), (1, 4), (2, 4), (3, 4)]
 LARGE = [(4, 8), (3, 7), (8, 16), (1, 16), (15, 16)]
-ANNEALERS = [(1, 2), (1, 4), (2, 4), (3, 4), (2, 3), (4, 8), (3, 6)]
+ANNEALERS = [
+    *(pytest.param(*nm, marks=pytest.mark.slow) for nm in [(1, 2), (2, 3), (3, 6)]),
+    (1, 4),
+    (2, 4),
+    (3, 4),
+    (4, 8),
+]
 
 
 def all_masks(n: int, m: int) -> np.ndarray:
