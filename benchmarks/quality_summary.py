@@ -51,7 +51,7 @@ def recovery(table: Table) -> list[Row]:
 
     First by the permutation alone: the same saliency and update without and with it. Then by everything together,
     against plain magnitude. Of all combinations that were carried out on every seed the one of the largest share,
-    beside RIA's permutation on the same seeds.
+    beside RIA's permutation, equally free, on the same seeds.
     """
     rows = []
     for task in NAMES:
@@ -62,6 +62,11 @@ def recovery(table: Table) -> list[Row]:
                 found = [_recovered(what, table, way) for way in ways]
                 rows += sorted((row for row in found if row), key=lambda row: -row["recovered %"])[:1]
     return rows
+
+
+def _free(way: Way) -> bool:
+    """Return whether a way's channels may go anywhere: what RIA's permutation needs to be compared with it fairly."""
+    return "gather" in PERMUTATIONS[way.permutation]
 
 
 def _recovered(what: str, table: Table, way: Way) -> Row:
@@ -78,7 +83,7 @@ def _recovered(what: str, table: Table, way: Way) -> Row:
     added, most = loss[1] - loss[2], loss[3] - loss[2]
     if not (added > 0).all() or added.mean() < 0.1 * most.mean():
         return {}
-    ria = table.over("loss", way, way._replace(permutation="ria"))
+    ria = table.over("loss", way, way._replace(permutation="ria-free" if _free(way) else "ria"))
     return {
         "task": way.task,
         "nm": way.nm,
@@ -132,7 +137,7 @@ def learned(table: Table) -> list[Row]:
         if way.permutation not in LEARNED or way.update != "none":
             continue
         how = PERMUTATIONS[way.permutation]
-        start = "ours" if "method" in how else "none"
+        start = "none" if "method" not in how else "ours-free" if "gather" in how else "ours"
         loss = table.over("loss", way._replace(permutation=start), way)
         if loss.size:
             held = [table.over(figure, way)[0] for figure in ("held-out start", "held-out end")]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
+import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -79,6 +81,13 @@ class Task:
         """Outputs of the dense model on the test inputs."""
         return run(self.model, self.test)
 
+    def lessons(self, count: int) -> list[Any]:
+        """Return batches of training inputs, or what is calibrated on where there is no training."""
+        if self.training is None:
+            return self.calibration
+        batches = self.training.batches(9000 + self.seed)
+        return [next(batches)[0] for _ in range(count)]
+
     def measure(self, model: nn.Module) -> Figures:
         """Return the figures of a model, and its mean squared output error against the dense model."""
         outputs = run(model, self.test)
@@ -132,7 +141,7 @@ def digits(name: str, seed: int, cache: Path, steps: int = 600) -> Task:
         validation=[x[hold]],
         test=[x[1300:]],
         judge=partial(_classified, [y[1300:]]),
-        search=2.0,
+        search=3.0,
         training=Training(batches, 300, 1e-3),
     )
 
@@ -165,7 +174,7 @@ def gpt(seed: int, cache: Path, text: Path, steps: int = 800) -> Task:
         validation=validation,
         test=[test[:, :-1]],
         judge=partial(_classified, [test[:, 1:]]),
-        search=5.0,
+        search=12.0,
         training=Training(batches, 150, 1e-3),
     )
 
@@ -185,14 +194,15 @@ def minilm(seed: int) -> Task:
     known = _documentation()
     kept = np.random.RandomState(0).permutation(len(known))
     tested = SENTENCES + [known[k] for k in kept[:104]]
-    drawn = [known[k] for k in np.random.RandomState(1 + seed).permutation(kept[104:])]
+    others = sorted({known[k] for k in kept[104:]} | _docstrings() - set(tested))
+    drawn = [others[k] for k in np.random.RandomState(1 + seed).permutation(len(others))]
     return Task(
         name="minilm",
         seed=seed,
         model=model,
         example=dict(tokenizer(SENTENCES[:2], padding=True, return_tensors="pt")),
-        calibration=_equal_lengths(tokenizer, drawn[:256]),
-        validation=_equal_lengths(tokenizer, drawn[256:320]),
+        calibration=_equal_lengths(tokenizer, drawn[:1024]),
+        validation=_equal_lengths(tokenizer, drawn[1024:1088]),
         test=_equal_lengths(tokenizer, tested),
         judge=_embedded,
         search=15.0,
@@ -254,12 +264,23 @@ def _documentation() -> list[str]:
     """Return sentences of the documentation that Python carries with it: real English that needs no download."""
     from pydoc_data.topics import topics
 
-    found: dict[str, None] = {}
-    for text in topics.values():
-        for paragraph in re.split(r"\n\s*\n", text):
-            if paragraph.startswith(" ") or "**" in paragraph:
-                continue
-            for sentence in re.split(r"(?<=[.!?])\s+", " ".join(paragraph.split())):
-                if re.fullmatch(r"[A-Z][A-Za-z0-9 ,;'()\"-]{40,160}[.!?]", sentence):
-                    found[sentence] = None
-    return list(found)
+    return list(dict.fromkeys(sentence for text in topics.values() for sentence in _sentences(text)))
+
+
+def _docstrings() -> set[str]:
+    """Return sentences of the docstrings of Python's standard library."""
+    found: set[str] = set()
+    for file in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                found.update(_sentences(ast.get_docstring(node) or ""))
+    return found
+
+
+def _sentences(text: str) -> Iterator[str]:
+    for paragraph in re.split(r"\n\s*\n", text):
+        if paragraph.startswith(" ") or "**" in paragraph:
+            continue
+        for sentence in re.split(r"(?<=[.!?])\s+", " ".join(paragraph.split())):
+            if re.fullmatch(r"[A-Z][A-Za-z0-9 ,;'()\"-]{40,160}[.!?]", sentence):
+                yield sentence

@@ -101,7 +101,12 @@ def model(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of every random choice.")] = 0,
     gather: Annotated[
-        str | None, typer.Option("--gather", metavar="norm", help="norm: let norms gather their output's channels.")
+        str | None,
+        typer.Option(
+            "--gather",
+            metavar="norm|layer",
+            help="norm: let norms gather their output's channels; layer: let each linear layer gather its input's.",
+        ),
     ] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Write the model pruned, not only permuted.")] = False,
     sparse: Annotated[
@@ -167,8 +172,8 @@ def _check(ask: _Request) -> None:
     generator(ask.seed)
     if ask.time_limit is not None and not 0 < ask.time_limit < math.inf:
         raise InputError(f"--time-limit {ask.time_limit:g} must be a positive number of seconds")
-    if ask.gather not in (None, "norm"):
-        raise InputError(f"--gather {ask.gather!r} must be norm")
+    if ask.gather not in (None, "norm", "layer"):
+        raise InputError(f"--gather {ask.gather!r} must be norm or layer")
     if ask.text is not None and ask.arch != "transformers":
         raise InputError("--example-text needs --arch transformers; give inputs by --example")
     if ask.text is not None and ask.example is not None:

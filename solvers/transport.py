@@ -28,8 +28,8 @@ class Transport(Solver):
     consecutive columns. The published loss is of a whole model (`permsolve.models.Plan.learn`). Ours: every ten steps
     the permutation is hardened, and the best of every group of columns is kept.
 
-    Where a score is all that counts it is no match for a search (on uniform noise of 128 x 64 an efficacy of 10 to 12,
-    `ria` 28, `annealing` 38).
+    Where a score is all that counts it is no match for a search (on uniform noise of 128 x 64 an efficacy of 9 to 11,
+    `ria` 28, `annealing` 39).
 
     Without a limit there are ``steps`` steps; with one, the schedule follows it. It runs on one thread.
 

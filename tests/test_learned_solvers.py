@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from permsolve import Problem
 from permsolve.errors import MissingDependencyError, OptionError
 from permsolve.saliency import OutputError
 from permsolve.solver import Status
+from permsolve.solvers.annealing import Annealing
 from permsolve.stop import MaxIterations
 
 torch = pytest.importorskip("torch")
@@ -61,6 +63,70 @@ def test_starts_from_annealing_and_from_what_the_user_gives(method: str) -> None
     assert warm.iterations == 10
     limited = solve(matrix, method=method, options={"start": "annealing"}, stop=MaxIterations(5))
     assert limited.iterations == 5
+
+
+def starts_of(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return a list that gets the orders at which sites start, and whether the first permutation is near."""
+    seen: list[Any] = []
+    for kind in (SinkhornSite, TransportSite):
+        initial = kind._initial
+
+        def noting(site: Any, draws: Any, near: bool, initial: Any = initial) -> Any:
+            seen.append((site.order.tolist(), near))
+            return initial(site, draws, near)
+
+        monkeypatch.setattr(kind, "_initial", noting)
+    return seen
+
+
+@pytest.mark.parametrize("start", ["random", "identity", "annealing"])
+@pytest.mark.parametrize("method", METHODS)
+def test_what_the_user_gives_is_started_from_whatever_it_is_worth(
+    method: str, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the identity, and an order that is worse than it."""
+    matrix, seen = clustered(16, 32), starts_of(monkeypatch)
+    score = Problem.of(matrix, "2:4").score
+    orders = [np.random.default_rng(k).permutation(32) for k in range(50)]
+    matrix = matrix[:, max(orders, key=score)]
+    score = Problem.of(matrix, "2:4").score
+    worst = min(orders, key=score)
+    assert score(worst) < score(np.arange(32))
+    for given in (np.arange(32), worst):
+        solve(matrix, method=method, initial=given, options={"start": start}, stop=MaxIterations(1))
+        assert seen.pop() == (given.tolist(), True)
+
+
+def test_blocks_are_annealed_first_too() -> None:
+    options = {"start": "annealing", "steps": 2}
+    found = solve(uniform(32, 64), method="sinkhorn", options=options, blocks=[16, 48])
+    assert found.score > solve(uniform(32, 64), method="ria", blocks=[16, 48]).score
+
+
+def test_an_interrupt_does_not_lose_what_annealing_has_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = uniform(32, 64)
+    better = solve(matrix, method="ria")
+
+    def interrupted(self: Any, problem: Any, run: Any) -> None:
+        run.offer(better.perm)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Annealing, "__call__", interrupted)
+    found = solve(matrix, method="sinkhorn", options={"start": "annealing"})
+    assert found.status is Status.STOPPED
+    assert found.score == better.score
+
+
+@pytest.mark.parametrize("scale", [1e-60, 1e60])
+@pytest.mark.parametrize("method", METHODS)
+def test_units_of_weights_and_moments_do_not_matter(method: str, scale: float) -> None:
+    weights, moments = uniform(8, 32) - 0.4, np.cov(uniform(80, 32).T) + np.eye(32)
+    results = [
+        solve(weights * one, method=method, saliency=OutputError(moments * other), options={"steps": 10})
+        for one, other in ((1.0, 1.0), (scale, 1.0), (scale, scale))
+    ]
+    assert len({result.perm.tobytes() for result in results}) == 1
+    assert results[0].score > results[0].baseline
 
 
 @pytest.mark.parametrize(("method", "options"), [("sinkhorn", {"block": 16}), ("transport", {"groups": 4})])
@@ -159,6 +225,31 @@ def test_threads_of_torch_are_as_they_were() -> None:
         solve(uniform(5, 16), method="sinkhorn", options={"steps": 2})
         assert torch.get_num_threads() == 2
         assert torch.equal(torch.get_rng_state(), state)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_solves_side_by_side_leave_the_threads_of_torch_as_they_were() -> None:
+    """The second began when the first had set one thread already, and ended last: one was left for good."""
+    before = torch.get_num_threads()
+    entered, left = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with one_thread():
+            entered.set()
+            left.wait(10)
+
+    torch.set_num_threads(3)
+    try:
+        other = threading.Thread(target=second)
+        with one_thread():
+            other.start()
+            assert entered.wait(10)
+        left.set()
+        other.join()
+        assert torch.get_num_threads() == 3
+        with one_thread():
+            assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
 

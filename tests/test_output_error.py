@@ -328,3 +328,20 @@ def test_bounds_of_random_problems_are_never_below_any_score() -> None:
         exact = permsolve.solve(problem, method="exact")
         assert core.bound >= exact.score - 1e-12 * abs(exact.score)
         assert exact.status is Status.OPTIMAL
+
+
+def test_a_channel_whose_squares_vanish_in_float32_is_a_dead_one() -> None:
+    rng = np.random.RandomState(0)
+    inputs = rng.standard_normal((40, 8)).astype(np.float32)
+    inputs[:, 3] = -3e-25  # a gate that is all but closed: its squares are zero, its products with others are not
+    moment = inputs.T @ inputs / 40
+    assert moment[3, 3] == 0
+    assert moment[3].any()
+    weights = rng.standard_normal((4, 8))
+    dead = np.where(np.outer(np.arange(8) != 3, np.arange(8) != 3), moment, 0)
+    assert OutputError(moment).channel_moments[0] == pytest.approx(dead)
+    found = permsolve.solve(weights, "2:4", saliency=OutputError(moment), method="exact")
+    assert found.score == permsolve.solve(weights, "2:4", saliency=OutputError(dead), method="exact").score
+    moment[3, 4] = moment[4, 3] = 1e-3
+    with pytest.raises(InputError, match="norm 0 with other entries"):
+        OutputError(moment)

@@ -61,7 +61,7 @@ def _pivot(table, linear, blocks, members, history, pivots, count, shifts, k, si
 
 
 @compiled
-def _best_exchange(linear, status, block, group):
+def _best_exchange(linear, status, block, group, least):
     """Return the fall of a group's best exchange, and the places of its kept and its pruned member."""
     best, leaves, enters = 0.0, -1, -1
     m = len(group)
@@ -76,13 +76,13 @@ def _best_exchange(linear, status, block, group):
             slope = linear[group[b]] - block[a, b] * linear[group[a]] / p
             schur = block[b, b] - block[a, b] * block[a, b] / p
             fall = loss + slope * slope / schur
-            if schur > 0 and fall > best:
+            if schur > least[group[b]] and fall > best:
                 best, leaves, enters = fall, group[a], group[b]
     return best, leaves, enters
 
 
 @compiled
-def exchange(table, linear, status, members, history, pivots, floor, sweeps, state):
+def exchange(table, linear, status, members, least, history, pivots, floor, sweeps, state):
     """Sweep over the groups of a row, making each group's best exchange where it lowers the loss by more than a floor.
 
     Parameters
@@ -95,6 +95,9 @@ def exchange(table, linear, status, members, history, pivots, floor, sweeps, sta
         int8 (features,): 1 kept, 0 pruned, 2 pruned for good; changed in place.
     members
         int64 (groups, m): the features of each group.
+    least
+        float64 (features,): a feature comes back only if those kept leave more than this of its second moment
+        unexplained.
     history
         float64 (2 * exchanges, features): space for as many exchanges as may be made in one call.
     pivots
@@ -123,7 +126,7 @@ def exchange(table, linear, status, members, history, pivots, floor, sweeps, sta
     while state[SWEEP] < sweeps:
         while state[GROUP] < groups:
             g = state[GROUP]
-            fall, leaves, enters = _best_exchange(linear, status, blocks[g], members[g])
+            fall, leaves, enters = _best_exchange(linear, status, blocks[g], members[g], least)
             if fall > floor:
                 if count + 2 > len(history):
                     return total, True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -20,6 +21,9 @@ from permsolve.stop import MaxIterations, MaxRuntime
 
 #: Makes a site: of the starting order, the generator of its noise and whether that order comes first.
 SiteMaker = Callable[[Ints, torch.Generator, bool], Site]
+#: The number of torch's threads before the first `one_thread`, once for it and once for each that is at work.
+_INSIDE: list[int] = []
+_LOCK = threading.Lock()
 #: Where a search may start.
 STARTS = ("random", "identity", "annealing")
 #: Share of the time, or of its default schedule, that annealing gets to start with.
@@ -65,10 +69,11 @@ def learn_matrix(
     Status
         How it ended.
     """
-    if start == "annealing" and run.initial is None:
+    given = _is_given(run)
+    if start == "annealing" and not given:
         _anneal(problem, run)
-    order = run.best if start == "annealing" else starting_order(run)
-    near = start != "random" or bool((order != np.arange(problem.cols)).any())
+    order = starting_order(run) if given else run.best
+    near = start != "random" or given or bool((order != np.arange(problem.cols)).any())
     generator = torch.Generator().manual_seed(int(run.rng.integers(2**63)))
     with one_thread():
         site = make(order, generator, near)
@@ -126,6 +131,13 @@ class _Best:
         return self._site.perm(self._hard)
 
 
+def _is_given(run: Run) -> bool:
+    """Return whether the user has given an order to start from; runs inside others begin at the incumbent anyway."""
+    while run._parent is not None:
+        run = run._parent
+    return run.initial is not None
+
+
 def _anneal(problem: Problem, run: Run) -> None:
     """Find a starting order by a short annealing."""
     from permsolve.solvers.annealing import Annealing, proposal_cost
@@ -138,9 +150,9 @@ def _anneal(problem: Problem, run: Run) -> None:
     core = inner.open()
     try:
         Annealing(reheats=0).__call__(problem, inner)
-    finally:
+    finally:  # an interrupt does not lose what was found
         core.close()
-    run.offer(inner.best)
+        run.offer(inner.best)
 
 
 @contextmanager
@@ -152,9 +164,18 @@ def one_thread() -> Iterator[None]:
     None
         Within, torch uses one thread.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    # The number is one for the process: solves side by side must not take each other's one for the user's.
+    with _LOCK:
+        if not _INSIDE:
+            _INSIDE.append(torch.get_num_threads())
+        before = _INSIDE[-1]
+        _INSIDE.append(before)
+        torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _LOCK:
+            _INSIDE.pop()
+            if len(_INSIDE) == 1:
+                _INSIDE.clear()
+            torch.set_num_threads(before)

@@ -132,10 +132,12 @@ class Errors(Objective):
         self._segments = problem.segments
         self._pruned = torch.zeros(len(choices(pattern.n, pattern.m)), pattern.m, 1)
         self._pruned.scatter_(1, torch.tensor(choices(pattern.n, pattern.m))[..., None], 1.0)
-        unit = problem.energy / (problem.rows * problem.cols) or 1.0
+        # float32 holds neither the squares of all weights nor all moments: each gets a unit of its own, in float64.
         weights, moments = torch.tensor(problem.columns), torch.tensor(problem.moments)
-        self._weights = [weights[channels].float() for channels in site.stacks]
-        # (moments, k, b, b); the unit goes where float64 still holds it.
+        largest = float(weights.abs().max()) or 1.0
+        unit = problem.energy / (problem.rows * problem.cols) / largest / largest or 1.0
+        self._weights = [(weights[channels] / largest).float() for channels in site.stacks]
+        # (moments, k, b, b)
         self._moments = [(moments[:, each[:, :, None], each[:, None, :]] / unit).float() for each in site.stacks]
 
     def values(self, hard: Sequence[torch.Tensor]) -> Tensors:

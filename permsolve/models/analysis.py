@@ -10,7 +10,7 @@ import torch
 
 from permsolve.errors import ModelError
 from permsolve.models.algebra import Algebra
-from permsolve.models.gathers import GatherPoints, gather_points, module_of
+from permsolve.models.gathers import GatherPoints, module_of
 from permsolve.models.rules import Call, rule_of
 from permsolve.models.rules.contractions import conv_axes
 from permsolve.models.rules.pointwise import elementwise
@@ -104,28 +104,28 @@ class Findings:
     aliases: dict[str, str] = field(default_factory=dict)
 
 
-def investigate(traced: Traced, *, gather: bool = False) -> Findings:
+def investigate(traced: Traced, points: GatherPoints | None = None) -> Findings:
     """Walk a graph.
 
     Parameters
     ----------
     traced
         The graph.
-    gather
-        Whether norms may be followed by an index, or linear layers that read them preceded by one.
+    points
+        Where an index may stand; by default nowhere.
 
     Returns
     -------
     Findings
         What was found.
     """
-    return _Walk(traced, gather).run()
+    return _Walk(traced, points or GatherPoints()).run()
 
 
 class _Walk:
     """One pass over the nodes of a graph, in order."""
 
-    def __init__(self, traced: Traced, gather: bool) -> None:
+    def __init__(self, traced: Traced, points: GatherPoints) -> None:
         self.traced = traced
         self.found = Findings()
         self.algebra = Algebra(self.found.spaces)
@@ -134,7 +134,7 @@ class _Walk:
         self.names: dict[Any, str] = {}
         self.leaves: dict[str, Value] = {}
         self.constants: dict[torch.fx.Node, torch.Tensor | None] = {}
-        self.points = gather_points(traced) if gather else GatherPoints()
+        self.points = points
         self.gathered: dict[torch.fx.Node, Value | None] = {}
 
     def run(self) -> Findings:
@@ -357,14 +357,14 @@ class _Walk:
         return self._ordered(value, [name]) or value
 
     def _before(self, node: torch.fx.Node, value: Value) -> Value:
-        """Give what a linear layer reads an order of its own, the same for all layers that read it."""
+        """Give what a linear layer reads an order of its own, or the one of those that it shares one with."""
         if node not in self.points.before:
             return value
-        norm = self.points.before[node][0]
-        if norm not in self.gathered:
-            siblings = [layer for other, layer in self.points.before.values() if other is norm]
-            self.gathered[norm] = self._ordered(value, siblings)
-        return self.gathered[norm] or value
+        shared = self.points.before[node][0]
+        if shared not in self.gathered:
+            siblings = [layer for other, layer in self.points.before.values() if other is shared]
+            self.gathered[shared] = self._ordered(value, siblings)
+        return self.gathered[shared] or value
 
     def _ordered(self, value: Value, names: list[str]) -> Value | None:
         """Return a tensor whose last axis an index puts in order; None where that cannot be."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
-from permsolve.errors import InputError, ModelError, PermsolveError
+from permsolve.errors import InputError
 from permsolve.models.calibration import Calibration
+from permsolve.models.calibration_batches import arguments, check_batches, check_path, failing, same_buffers
 from permsolve.models.calibration_state import State
 from permsolve.models.calibration_sums import NEVER, Book
 from permsolve.models.observing import Watch
@@ -21,7 +22,7 @@ from permsolve.models.progress import counted
 from permsolve.models.prunable import NOT_CHOSEN, catalogue
 from permsolve.models.pruned import first_few
 from permsolve.models.selection import Filter
-from permsolve.models.trace import as_call, evaluating
+from permsolve.models.trace import evaluating
 from permsolve.models.verification import check_has_data
 
 
@@ -80,7 +81,10 @@ def calibrate(
     FileError, DocumentError
         If the saved state cannot be read or written.
     """
-    _check_batches(batches)
+    check_batches(batches)
+    check_path(save)
+    if not isinstance(covariance, (bool, np.bool_)):
+        raise InputError(f"covariance = {covariance!r} must be True or False")
     listed = catalogue(model, layers)
     check_has_data(model)
     chosen = [weight for weight in listed if weight.reason is None]
@@ -94,6 +98,7 @@ def calibrate(
     count = 0
     with (
         evaluating(model),
+        same_buffers(model),
         torch.no_grad(),
         Watch(model, chosen, book.observe) as watch,
         counted("calibration", size if size >= 0 else None, display) as step,
@@ -124,35 +129,11 @@ def calibrate(
     return found
 
 
-def _check_batches(batches: object) -> None:
-    if isinstance(batches, (torch.Tensor, Mapping, str)) or not isinstance(batches, Iterable):
-        raise InputError(
-            f"batches must be a list or another iterable of batches, each a tensor, a tuple of arguments or a mapping "
-            f"of keyword arguments; got a {type(batches).__name__}; one batch is passed as [batch]"
-        )
-
-
 def _run(model: nn.Module, batch: Any, watch: Watch, book: Book, count: int) -> None:
     """Run the model on a batch."""
-    if not isinstance(batch, (torch.Tensor, tuple, list, Mapping)):
-        raise InputError(
-            f"batch {count} is a {type(batch).__name__}; a batch is a tensor, a tuple of arguments or a mapping of "
-            f"keyword arguments"
-        )
-    given = dict(batch) if isinstance(batch, Mapping) else tuple(batch) if isinstance(batch, list) else batch
-    device = next(iter(model.parameters())).device
-    given = pytree.tree_map_only(torch.Tensor, lambda each: each.to(device), given)
-    args, kwargs = as_call(model, given)
+    args, kwargs = arguments(model, batch, count)
     watch.fresh()
     book.begin(count)
-    try:
+    with failing(count):
         model(*args, **kwargs)
-    except PermsolveError:
-        raise
-    except Exception as error:  # whatever the model's code raises
-        said = (str(error).strip() or repr(error)).splitlines()[0]
-        raise ModelError(
-            f"the model fails on batch {count}: {said} (a batch holds inputs of forward alone: of a loader of inputs "
-            f"and labels pass [inputs for inputs, _ in loader])"
-        ) from error
     book.end()

@@ -105,7 +105,7 @@ class Calibration:
             return self._by_name[name]
         if name in self.unseen:
             raise InputError(f"the calibration has nothing for {name}: {self.unseen[name]}")
-        raise InputError(f"the calibration has no weight {name!r}; {close_names(name, self.names)}")
+        raise InputError(f"the calibration has no weight {name!r}; {close_names(str(name), self.names)}")
 
     def count(self, name: str) -> int:
         """Return how many rows of input a weight saw.
@@ -232,9 +232,13 @@ class Calibration:
 
         Raises
         ------
+        InputError
+            If it is no plan.
         ModelError
             If the plan is for another model.
         """
+        if not hasattr(plan, "groups"):
+            raise InputError(f"plan = {plan!r:.80} is no permsolve.models.Plan")
         orders = {site.path: np.arange(site.channels) for site in self.sites}
         for group in plan.groups:
             if group.perm is None:

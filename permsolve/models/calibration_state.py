@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from permsolve.errors import InputError, ModelError
+from permsolve.errors import FileError, InputError, ModelError
 from permsolve.models.calibration import Calibration
 from permsolve.models.calibration_sums import NEVER, Book
 from permsolve.models.tensors import tensors_of
@@ -25,6 +25,8 @@ class State:
     """The state of a calibration in a file."""
 
     def __init__(self, path: Path, model: nn.Module, book: Book) -> None:
+        if not path.absolute().parent.is_dir():  # found out now, not when everything is computed
+            raise FileError(path, f"cannot be written: there is no folder {path.absolute().parent}")
         self._path, self._book = path, book
         self._model = _fingerprint(model)
         self._digest = hashlib.sha256()
@@ -41,7 +43,11 @@ class State:
     def digest(self, batch: Any, count: int) -> None:
         """Take note of a batch; the last of those that are done shows whether they are the same as then."""
         for leaf in pytree.tree_leaves(dict(batch) if isinstance(batch, Mapping) else batch):
-            self._digest.update(_bytes(leaf) if isinstance(leaf, torch.Tensor) else repr(leaf).encode())
+            if isinstance(leaf, torch.Tensor):
+                self._digest.update(f"{leaf.dtype} {tuple(leaf.shape)}".encode())
+                self._digest.update(_bytes(leaf))
+            else:
+                self._digest.update(repr(leaf).encode())
         if self._before is not None and count == self.done and self._digest.hexdigest() != self._before.batches:
             raise InputError(
                 f"{self._path} was saved after {self.done} batches that are not these, or in another order: pass the "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,7 @@ class Book:
         if number not in self.sums:
             self.sums[number] = 0, torch.zeros(sum_shape(site, self.covariance), dtype=torch.float64, device=self.home)
         count, values = self.sums[number]
-        with torch.autocast(inputs.device.type, enabled=False):
+        with torch.autocast(inputs.device.type, enabled=False), _exact_products():
             for part in reading.moments(inputs) if self.covariance else [reading.squares(inputs)]:
                 diagonal = part.diagonal(dim1=-2, dim2=-1) if self.covariance else part
                 if not bool(torch.isfinite(diagonal).all()):
@@ -207,6 +208,19 @@ class Book:
             f"batch {self._batch}: {path} and {', '.join(others[:3])} read the same tensors in the first batch, and "
             f"different ones in this one; calibrate them in calls of their own (layers=)"
         )
+
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """Multiply float32 as float32, where a user has allowed TF32 or bfloat16: second moments need all their digits."""
+    before = torch.get_float32_matmul_precision()
+    if before != "highest":
+        torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        if before != "highest":
+            torch.set_float32_matmul_precision(before)
 
 
 def _available() -> int | None:

@@ -1,7 +1,8 @@
-"""Where an index may give channels an order of their own: after norms, or before the linear layers that read them."""
+"""Where an index may give channels an order of their own: after norms, or before linear layers."""
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 import torch
@@ -24,15 +25,45 @@ class GatherPoints:
     after
         Last nodes of norms that only matrix products read, and the norm's name: one index serves all its readers.
     before
-        Linear layers that read a norm which others read, too (a residual connection, say): the norm's last node and
-        the layer's name. Layers that read one norm share one order.
+        Linear layers: a node that those with the same order share, and the layer's name. Where only norms are followed
+        by indices, these are layers that read a norm which others read, too (a residual connection, say), and the
+        norm's last node, as they share one order.
     """
 
     after: dict[Node, str] = field(default_factory=dict)
     before: dict[Node, tuple[Node, str]] = field(default_factory=dict)
 
 
-def gather_points(traced: Traced) -> GatherPoints:
+#: What `gather_points` may be asked for: an order for what each norm puts out, or for what each linear layer reads.
+GATHERS = ("norm", "layer")
+
+
+def layer_points(traced: Traced, free: Container[str]) -> GatherPoints:
+    """Find the linear layers of a graph that may have an index of their own before them.
+
+    Parameters
+    ----------
+    traced
+        The graph.
+    free
+        Names of weights whose channels are free without one.
+
+    Returns
+    -------
+    GatherPoints
+        Layers that are called more than once are left out.
+    """
+    points = GatherPoints()
+    for node in traced.module.graph.nodes:
+        if node.op != "call_function" or _packet(node) != "linear":
+            continue
+        layer = module_of(node)
+        if layer in traced.linears and f"{layer}.weight" not in free and _reads(node, node.args[0]):
+            points.before[node] = (node, layer)
+    return points
+
+
+def norm_points(traced: Traced) -> GatherPoints:
     """Find the norms of a graph and who reads them.
 
     Parameters

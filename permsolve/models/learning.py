@@ -17,7 +17,7 @@ from torch import nn
 from permsolve.errors import InputError, ModelError
 from permsolve.learning.sites import SinkhornSite, TransportSite
 from permsolve.models import learning_state, verification
-from permsolve.models.forward import Batches, Forward, Loss
+from permsolve.models.forward import DISTANCES, Batches, Forward, Loss
 from permsolve.models.learning_state import Settings, State
 from permsolve.models.masking import Masks
 from permsolve.models.saliencies import ModelSaliency
@@ -74,8 +74,8 @@ class Learned:
 
     @property
     def gain(self) -> float:
-        """Share of the starting loss that is gone."""
-        return 1.0 - self.loss / self.start_loss if self.start_loss > 0 else 0.0
+        """Share of the starting loss that is gone, of its size where it is negative."""
+        return (self.start_loss - self.loss) / abs(self.start_loss) if self.start_loss else 0.0
 
     def __str__(self) -> str:
         where = "held-out" if self.held_out else "training"
@@ -96,7 +96,7 @@ def learn(
     saliency: object,
     calibration: Calibration | None,
     layers: Filter | None,
-    loss: Loss | None,
+    loss: Loss,
     held_out: Iterable[object] | None,
     block: int | None,
     start: str,
@@ -126,9 +126,16 @@ def learn(
         As there.
     """
     _check(plan, model, method, steps, lr, block, start, seed)
-    data = Batches(batches, "batches", paired=loss is not None)
-    looked_at = data if held_out is None else Batches(held_out, "held_out", paired=loss is not None)
-    ranking = ModelSaliency(saliency, _calibration(model, saliency, calibration, data))
+    if not callable(loss) and not (isinstance(loss, str) and loss in DISTANCES):
+        raise InputError(
+            f"loss = {loss!r} must be {' or '.join(map(repr, DISTANCES))}, or a function of the model's outputs and a "
+            f"batch's target"
+        )
+    if isinstance(layers, Iterable) and not isinstance(layers, str):
+        layers = list(layers)  # it is read more than once
+    data = Batches(batches, "batches", paired=callable(loss))
+    looked_at = data if held_out is None else Batches(held_out, "held_out", paired=callable(loss))
+    ranking = ModelSaliency(saliency, _calibration(model, saliency, calibration, data, layers))
     masks = Masks(model, plan, ranking, layers)
     if lr is None:
         default = SinkhornSite.lr if method == "sinkhorn" else TransportSite.lr
@@ -137,8 +144,24 @@ def learn(
         None if k not in masks.learnable else np.arange(group.channels) if start != "solved" else group.perm
         for k, group in enumerate(plan.groups)
     ]
-    about = learning_state.fingerprint(orders, (each for one in masks.weights for each in (one.values, one.scores)))
-    settings = Settings(method, steps, float(lr), ranking.name, block, start, seed, about)
+    kept = [group.perm if order is None else order for group, order in zip(plan.groups, orders, strict=True)]
+    names = [one.weight.name for one in masks.weights]
+    names += [f"{move.role} {move.name}" for group in plan.groups for move in group.movements]
+    about = learning_state.fingerprint(
+        kept, (each for one in masks.weights for each in (one.values, one.scores)), names
+    )
+    settings = Settings(
+        method=method,
+        nm=str(plan.nm),
+        loss=loss if isinstance(loss, str) else "own",
+        steps=steps,
+        lr=float(lr),
+        saliency=ranking.name,
+        block=block,
+        start=start,
+        seed=seed,
+        model=about,
+    )
     trainer = Trainer(masks, settings, orders, Forward(model, masks.modules if method == "transport" else [], loss))
     began = time.perf_counter()
     with trainer.forward.open(), _watched(method, steps, display) as show:
@@ -184,14 +207,16 @@ def _check(
             )
 
 
-def _calibration(model: nn.Module, saliency: object, given: Calibration | None, data: Batches) -> Calibration | None:
+def _calibration(
+    model: nn.Module, saliency: object, given: Calibration | None, data: Batches, layers: Filter | None
+) -> Calibration | None:
     """Return the calibration that a saliency needs: the one given, or one of the batches."""
     if given is not None or not isinstance(saliency, str) or saliency not in CALIBRATED:
         return given
     from permsolve.models.calibrating import calibrate
 
-    inputs = [batch.inputs for batch in data]
-    return calibrate(model, inputs, covariance=saliency not in ("wanda", "ria"), display=False)
+    inputs = (batch.inputs for batch in data)
+    return calibrate(model, inputs, layers=layers, covariance=saliency not in ("wanda", "ria"), display=False)
 
 
 def _store(plan: Plan, model: nn.Module, masks: Masks, state: State, settings: Settings, runtime: float) -> None:

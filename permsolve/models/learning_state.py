@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
+from torch.utils import _pytree as pytree
 
 from permsolve.errors import DocumentError, FileError, InputError
 from permsolve.io import write_atomically
@@ -28,6 +29,9 @@ class Settings:
     """What decides on the outcome of a run, as plain values; a run goes on only under the same."""
 
     method: str
+    nm: str
+    #: Its name, or ``"own"`` for one of the user's.
+    loss: str
     steps: int
     lr: float
     saliency: str
@@ -56,6 +60,8 @@ class State:
         Steps and losses of all looks.
     perms
         The permutations of the best loss; None for groups that are not learned.
+    used, held
+        sha256 of the batches used of the present pass, and of the held-out ones; empty where nothing is saved.
     """
 
     step: int = 0
@@ -64,17 +70,21 @@ class State:
     best_step: int = 0
     history: list[tuple[int, float]] = field(default_factory=list)
     perms: list[Ints | None] = field(default_factory=list)
+    used: str = ""
+    held: str = ""
 
 
-def fingerprint(orders: Sequence[Ints | None], tensors: Iterable[torch.Tensor]) -> str:
-    """Return a fingerprint of starting permutations and of tensors.
+def fingerprint(orders: Sequence[Ints | None], tensors: Iterable[torch.Tensor], names: Iterable[str] = ()) -> str:
+    """Return a fingerprint of starting permutations, of tensors, and of what is called how.
 
     Parameters
     ----------
     orders
         Permutations, or None.
     tensors
-        Masks and saliencies, whatever the outcome depends on.
+        Weights and saliencies, whatever the outcome depends on.
+    names
+        Whose they are.
 
     Returns
     -------
@@ -84,9 +94,41 @@ def fingerprint(orders: Sequence[Ints | None], tensors: Iterable[torch.Tensor]) 
     digest = hashlib.sha256()
     for order in orders:
         digest.update(b"-" if order is None else np.asarray(order, dtype="<i8").tobytes())
+    digest.update(repr(list(names)).encode())
     for tensor in tensors:
-        digest.update(repr((tensor.shape, tensor.dtype)).encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(_described(tensor))
+    return digest.hexdigest()
+
+
+def _described(tensor: torch.Tensor) -> bytes:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return repr((tensor.shape, tensor.dtype)).encode() + flat.view(torch.uint8).numpy().tobytes()
+
+
+def chained(before: str, batch: object) -> str:
+    """Return a fingerprint of a batch and those before it.
+
+    Parameters
+    ----------
+    before
+        That of those before it; empty for the first.
+    batch
+        Tensors, numbers and strings in tuples, lists and mappings.
+
+    Returns
+    -------
+    str
+        Hexadecimal sha256.
+    """
+    digest = hashlib.sha256(before.encode())
+    leaves = pytree.tree_leaves(batch, is_leaf=lambda each: isinstance(each, Mapping))
+    for leaf in leaves:
+        if isinstance(leaf, Mapping):
+            digest.update(repr([(str(name), chained("", each)) for name, each in leaf.items()]).encode())
+        elif isinstance(leaf, torch.Tensor):
+            digest.update(_described(leaf))
+        else:
+            digest.update(repr(leaf).encode())
     return digest.hexdigest()
 
 
@@ -181,4 +223,6 @@ def _state(plain: dict[str, Any]) -> State:
     counts = (state.step, state.at, state.best_step)
     if not history or not all(isinstance(each, int) and each >= 0 for each in counts):
         raise ValueError("its counts are not valid")
+    if not isinstance(state.used, str) or not isinstance(state.held, str):
+        raise ValueError("its fingerprints of batches are not valid")
     return state

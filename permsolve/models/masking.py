@@ -24,6 +24,7 @@ from permsolve.models.prunable import PrunableWeight, catalogue
 from permsolve.models.pruned import first_few
 from permsolve.models.saliencies import ModelSaliency
 from permsolve.models.selection import Filter
+from permsolve.models.tensors import reorder_
 from permsolve.patterns import NM
 
 if TYPE_CHECKING:
@@ -122,11 +123,13 @@ class Masks:
         self.shares = list(self._shares(plan.groups))
         if not self.shares:
             raise InputError("none of the pruned weights gains by the plan's permutations: choose others by layers=")
+        #: Weights whose groups of m change because their channels follow, and what moves them, by number.
+        self.carried = self._carried(plan.groups)
 
     @property
     def modules(self) -> list[nn.Module]:
         """The modules that read the pruned weights."""
-        return [each.weight.owners[0].module for each in self.weights]
+        return [owner.module for each in self.weights for owner in each.weight.owners]
 
     @property
     def device(self) -> torch.device:
@@ -192,30 +195,62 @@ class Masks:
                     found.append(Share(owner, site, move, columns.T.contiguous()))
         return found
 
+    def _carried(self, groups: Sequence[Group]) -> dict[int, list[tuple[int, Movement]]]:
+        owners = {name: k for k, each in enumerate(self.weights) for name in each.weight.names}
+        found: dict[int, list[tuple[int, Movement]]] = {}
+        for site, group in enumerate(groups):
+            for move in group.movements:
+                if move.role in ("consumer", "carried", "follower") and move.name in owners:
+                    found.setdefault(owners[move.name], []).append((site, move))
+        return {k: moves for k, moves in found.items() if any(move.role != "consumer" for _, move in moves)}
+
+    def _bases(self, perms: Sequence[Ints | None]) -> dict[int, torch.Tensor]:
+        """Return the masks of weights that are carried along, in their own order."""
+        found = {}
+        for k, moves in self.carried.items():
+            one = self.weights[k]
+            steps = [(move, self._perm(site, perms)) for site, move in moves]
+            scores = one.scores.clone()
+            for move, perm in steps:
+                reorder_(scores, move, perm)
+            lines = scores.movedim(one.weight.axis, 0)
+            mask = top_mask(lines.flatten(1), self.nm.n, self.nm.m).reshape(lines.shape)
+            mask = mask.movedim(0, one.weight.axis).contiguous()
+            for move, perm in reversed(steps):
+                reorder_(mask, move, np.argsort(perm))
+            found[k] = mask
+        return found
+
+    def _perm(self, site: int, perms: Sequence[Ints | None]) -> Ints:
+        """Return the permutation that a group will have: the one given, else the one in the plan."""
+        perm, group = perms[site], self.groups[site]
+        perm = group.perm if perm is None else perm
+        return np.arange(group.channels) if perm is None else np.array(perm)
+
     def hard(self, perms: Sequence[Ints | None]) -> dict[str, torch.Tensor]:
         """Return the pruned weights under permutations.
 
         Parameters
         ----------
         perms
-            A permutation for each group; None where it is not learned.
+            A permutation for each group; None where it is not learned: then the plan's own counts, if there is one.
 
         Returns
         -------
         dict
             Weights by name of their parameter.
         """
-        found: dict[int, torch.Tensor] = {}
+        found = self._bases(perms)
         for share in self.shares:
-            perm = perms[share.site]
-            order = torch.from_numpy(np.arange(len(share.scores)) if perm is None else np.array(perm))
-            order = order.to(share.scores.device)
+            order = torch.from_numpy(self._perm(share.site, perms)).to(share.scores.device)
             permuted = take(share.scores[None], order[None])
             mask = put_back(top_mask(permuted, self.nm.n, self.nm.m), order[None])[0]
             self._put(found, share, mask)
         return self._apply(found)
 
-    def relaxed(self, sites: Sequence[Site | None], masker: Masker) -> dict[str, torch.Tensor]:
+    def relaxed(
+        self, sites: Sequence[Site | None], masker: Masker, perms: Sequence[Ints | None] = ()
+    ) -> dict[str, torch.Tensor]:
         """Return the pruned weights under permutations that are being learned.
 
         Parameters
@@ -224,13 +259,16 @@ class Masks:
             A site for each group, or None.
         masker
             Makes the masks of a share: it gets the number of the site and scores (k, b, lines) for each stack.
+        perms
+            The hard permutations of the moment, as in `hard`; read where `carried` is not empty. What channels that
+            follow do to masks has no gradient.
 
         Returns
         -------
         dict
             Weights by name of their parameter, with gradients.
         """
-        found: dict[int, torch.Tensor] = {}
+        found = self._bases(perms)
         for share in self.shares:
             site = sites[share.site]
             assert site is not None

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from permsolve.models.patches import Reading, Rows, reading_of
+from permsolve.models.patches import Reading, Rows, given_to, reading_of
 from permsolve.models.prunable import PrunableWeight, _layout
 
 #: Called with the path of a weight, what it was given, a number that equal inputs share, and how it reads them.
@@ -75,10 +75,9 @@ class Watch:
         self._open.__exit__(*error)
 
     def _called(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = [*args, *kwargs.values()]
-        if given:
-            size = kwargs.get("output_size", args[1] if len(args) > 1 else None)
-            self.tell(module, "weight", given[0], reading_of(module, given[0], size))
+        given, size = given_to(args, kwargs)
+        if given is not None:
+            self.tell(module, "weight", given, reading_of(module, given, size))
 
     def tell(self, module: nn.Module, attribute: str, given: Any, reading: Reading) -> None:
         """Tell the observer what a weight is given, if it is one of those that are watched.

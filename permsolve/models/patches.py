@@ -150,7 +150,7 @@ class Patches(Reading):
             axes = len(self.kernel)
             each = images.shape[0] * math.prod(windows.shape[3 : 2 + axes]) * images.shape[1] * math.prod(self.kernel)
             for part in torch.split(windows, max(1, CHUNK // max(each, 1)), dim=2):
-                grouped = part.view(part.shape[0], self.groups, -1, *part.shape[2:])
+                grouped = part.view(part.shape[0], self.groups, part.shape[1] // self.groups, *part.shape[2:])
                 if self.spread:
                     grouped = grouped.flip(tuple(range(grouped.dim() - axes, grouped.dim())))
                 outputs = range(3, 3 + axes)
@@ -217,6 +217,24 @@ class Patches(Reading):
         starts = torch.arange(self._along(axis, size), device=device) * self.stride[axis]
         places = starts[:, None] + torch.arange(self.kernel[axis], device=device) * self.dilation[axis]
         return torch.bincount(places.reshape(-1), minlength=size).to(torch.float64)
+
+
+def given_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """Return what a layer was called with.
+
+    Parameters
+    ----------
+    args, kwargs
+        Its arguments.
+
+    Returns
+    -------
+    tuple
+        The input, or None, and the ``output_size`` of a transposed convolution, or None.
+    """
+    names = [*(name for name in ("input", "x") if name in kwargs), *kwargs]
+    named = kwargs[names[0]] if names else None
+    return args[0] if args else named, kwargs.get("output_size", args[1] if len(args) > 1 else None)
 
 
 def reading_of(module: Any, inputs: torch.Tensor, output_size: Any = None) -> Reading:

@@ -16,8 +16,9 @@ from permsolve.errors import DocumentError, FileError, InputError, ModelError, V
 from permsolve.io import write_atomically
 from permsolve.models import verification
 from permsolve.models.analysis import investigate
+from permsolve.models.gathers import GATHERS, layer_points, norm_points
 from permsolve.models.group import Group
-from permsolve.models.grouping import Movement, Refusal, divide
+from permsolve.models.grouping import Block, Movement, Refusal, divide
 from permsolve.models.saliencies import ModelSaliency
 from permsolve.models.sides import side_of
 from permsolve.models.solving import GroupCallback, solve_groups
@@ -56,8 +57,10 @@ def analyze(model: nn.Module, example_inputs: object, nm: object = (2, 4), *, ga
         Pattern: (n, m), ``"n:m"``, `permsolve.HiNM` or what `permsolve.patterns.parse` makes one of.
     gather
         ``"norm"`` gives the channels that linear layers read from a norm an order of their own by an explicit index: a
-        buffer after the norm, or, where others read the norm as well, before each of the linear layers. The model then
-        does one gather more for each. For plain n:m only.
+        buffer after the norm, or, where others read the norm as well, before each of the linear layers. ``"layer"``
+        gives every linear layer an order of its own, by an index before each whose channels are not free without one.
+        The model then does one gather more for each, which `sparsify_` folds into compressed layers. For plain n:m
+        only.
 
     Returns
     -------
@@ -73,11 +76,15 @@ def analyze(model: nn.Module, example_inputs: object, nm: object = (2, 4), *, ga
     """
     pattern = parse(nm)
     side = side_of(pattern)
-    if gather not in (None, "norm"):
-        raise InputError(f"gather = {gather!r} must be None or 'norm'")
+    if gather not in (None, *GATHERS):
+        raise InputError(f"gather = {gather!r} must be None, {' or '.join(map(repr, GATHERS))}")
     if gather is not None and pattern.moves_rows:
-        raise InputError(f"gather = 'norm' orders input channels, which {pattern} keeps by index: leave it out")
-    found = investigate(trace(model, example_inputs, watch=gather is not None), gather=gather is not None)
+        raise InputError(f"gather = {gather!r} orders input channels, which {pattern} keeps by index: leave it out")
+    traced = trace(model, example_inputs, watch=gather is not None)
+    points = norm_points(traced) if gather == "norm" else None
+    if gather == "layer":
+        points = layer_points(traced, _free(divide(investigate(traced), side)[0]))
+    found = investigate(traced, points)
     groups, refusals = divide(found, side)
     named: list[Group] = []
     for blocks in groups:
@@ -95,6 +102,13 @@ def analyze(model: nn.Module, example_inputs: object, nm: object = (2, 4), *, ga
         unknown=dict(found.unknown),
         example_inputs=example_inputs,
     )
+
+
+def _free(groups: list[list[Block]]) -> set[str]:
+    """Return the weights that share an order with no other, and whose channels may go anywhere."""
+    alone = [blocks[0].movements for blocks in groups if len(blocks) == 1]
+    consumers = [[move for move in moves if move.role == "consumer"] for moves in alone]
+    return {own[0].name for own in consumers if len(own) == 1 and len(own[0].positions) == 1}
 
 
 @dataclass(eq=False, repr=False)
@@ -298,7 +312,7 @@ class Plan:
         saliency: object = "wanda",
         calibration: Calibration | None = None,
         layers: Filter | None = None,
-        loss: Callable[[Any, Any], torch.Tensor] | None = None,
+        loss: str | Callable[[Any, Any], torch.Tensor] = "cosine",
         held_out: Iterable[object] | None = None,
         block: int | None = None,
         start: str = "identity",
@@ -336,9 +350,10 @@ class Plan:
         layers
             Which weights are pruned, as in `prune_`.
         loss
-            Function of the model's outputs and a batch's target to a tensor of one number; batches are pairs (inputs,
-            target) then. By default one minus the cosine of the pruned model's first output with the dense model's,
-            averaged over all vectors along its last axis.
+            How the pruned model's first output differs from the dense model's, averaged over all vectors along its
+            last axis: ``"cosine"``, one minus their cosine, as published for ``"sinkhorn"``; or ``"kl"``, the
+            Kullback-Leibler divergence of their softmax, for logits. Or a function of the model's outputs and a batch's
+            target to a tensor of one number; batches are pairs (inputs, target) then.
         held_out
             Batches, kept in memory, by which the best permutations are chosen; by default the batches themselves.
         block
@@ -505,7 +520,7 @@ class Plan:
     def attach_(self, model: nn.Module) -> None:
         """Give a fresh model the indices of this plan, so that it can load a permuted checkpoint.
 
-        Only plans made with ``gather="norm"`` have any.
+        Only plans made with ``gather`` have any.
 
         Parameters
         ----------

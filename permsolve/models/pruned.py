@@ -34,7 +34,7 @@ class PrunedWeight:
         holds the columns that each tile keeps. None for plain n:m, where nothing is to be said.
     error
         Where the kept weights were fitted: mean squared error of the layer on the calibration inputs, relative to the
-        mean square of its target. Else None.
+        mean square of its target, taken about its mean where a bias was fitted, too. Else None.
     """
 
     name: str

@@ -15,6 +15,7 @@ from torch.nn.utils.parametrize import register_parametrization
 from permsolve._arrays import channels_last
 from permsolve.errors import InputError
 from permsolve.models.calibration import Calibration
+from permsolve.models.calibration_batches import check_path
 from permsolve.models.compensation.data import Data
 from permsolve.models.compensation.driver import compensate, put, refusal
 from permsolve.models.compensation.fitting import Choice, Compensation, Fitted
@@ -146,8 +147,9 @@ def prune_(
         Ridge towards the dense values, relative to the mean of the second moment's diagonal. Needed where there are
         fewer rows of inputs than features, or features that depend on each other.
     save
-        With an update: a folder for finished layers. The same call with the same folder goes on after them; calibration
-        inputs are not compared.
+        With an update: a folder for finished layers. The same call with the same folder goes on after them. Of the
+        calibration inputs only sums are compared (with ``target="dense"`` only the number of batches): a loader may
+        shuffle.
     display
         Show progress: True, False, or None for where a person is watching.
 
@@ -174,6 +176,9 @@ def prune_(
     """
     pattern, how = parse(nm), Compensation(update, target, swap, damping)
     how.check_pattern(pattern)
+    check_path(save)
+    if save is not None and update == "none":
+        raise InputError("save= keeps layers that were fitted, and update='none' fits none: leave it out")
     standing = Standing(model, pattern, plan, search)
     listed = catalogue(model, layers, pattern)
     chosen = [weight for weight in listed if weight.reason is None]
@@ -346,6 +351,7 @@ def _apply(weight: PrunableWeight, mask: torch.Tensor, parametrize: bool, patter
             with torch.no_grad():
                 stored = owner.stored()
                 stored.copy_(torch.where(mask, stored, 0))  # masked_fill_ does not know float8
+    torch.clear_autocast_cache()  # inside torch.autocast the next forward pass would read the weights as they were
     return weight.owners[0].mask is not None or step is not None
 
 

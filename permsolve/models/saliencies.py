@@ -14,7 +14,7 @@ from permsolve.errors import InputError
 from permsolve.models.calibration import Calibration
 from permsolve.models.prunable import PrunableWeight, catalogue
 from permsolve.models.selection import close_names
-from permsolve.saliency import CALIBRATED, OBS, RIA, OutputError, Saliency, Wanda, resolve
+from permsolve.saliency import CALIBRATED, OBS, RIA, Energy, OutputError, Saliency, Wanda, resolve
 
 Array = npt.NDArray[Any]
 
@@ -252,7 +252,9 @@ def calibrated(name: str, calibration: Calibration, path: str, channels: Array) 
     rules: list[Saliency]
     try:
         if name == "obs":
-            rules = [OBS(moment) for moment in calibration.second_moment(path)]
+            # Inputs that are all zero have no scale: what is left is w^2, as where a refit is damped.
+            moments = calibration.second_moment(path)
+            rules = [OBS(moment) if moment.any() else Energy() for moment in moments]
         else:
             kind = Wanda if name == "wanda" else RIA
             rules = [kind(norms) for norms in calibration.norms(path).reshape(site.groups, -1)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from permsolve.models.masking import Masks
 
 #: Looks at the held-out batches in the course of a run.
 LOOKS = 20
+#: Numbers of the dense model's outputs that are kept for the looks, 1 GiB of them; others are computed each time.
+KEPT = 1 << 28
 #: Seconds between two writes of the state.
 SAVE_EVERY = 30.0
 #: Weight of the distillation in the loss of `transport`, as published.
@@ -50,26 +52,71 @@ class Trainer:
         """Make all steps that are left."""
         if save is not None:
             self._restore(save)
+            self._compare(looked_at, save)
         state, steps = self.state, self.settings.steps
         if state.step == steps:
             return
-        # A look measures the task alone: the layers' outputs of all these batches would fill the memory.
-        held = [(each, self.forward.reference(each, k)._replace(layers=[])) for k, each in enumerate(looked_at, 1)]
+        held = list(self._held(looked_at))
         if not state.history:
             self._look(held, state.perms)
             if save is not None:
                 self._save(save)  # what cannot be written is known before the work
         saved = time.perf_counter()
-        feed = data.endless(state.at)
+        feed = self._feed(data, save)
         while state.step < steps:
-            state.at, batch = next(feed)
-            self._step(batch)
+            self._step(next(feed))
             if state.step % max(steps // LOOKS, 1) == 0 or state.step == steps:
                 self._look(held, self._hardened())
                 show(state)
             if save is not None and (state.step == steps or time.perf_counter() - saved >= SAVE_EVERY):
                 self._save(save)
                 saved = time.perf_counter()
+
+    def _held(self, looked_at: Batches) -> Iterator[tuple[Batch, Reference | None]]:
+        """Yield the held-out batches and what the dense model returns for them, as far as that may be kept."""
+        numbers = 0
+        for k, batch in enumerate(looked_at, 1):
+            reference = self._wanted(batch, k)
+            numbers += 0 if reference.output is None else reference.output.numel()
+            yield batch, reference if numbers <= KEPT else None
+
+    def _wanted(self, batch: Batch, number: int) -> Reference:
+        # A look measures the task alone: the layers' outputs of all these batches would fill the memory.
+        return self.forward.reference(batch, number)._replace(layers=[])
+
+    def _compare(self, looked_at: Batches, save: str | os.PathLike[str]) -> None:
+        """Check that the held-out batches are those that a saved run has looked at."""
+        held = ""
+        for batch in looked_at:
+            held = learning_state.chained(held, batch)
+        if self.state.held not in ("", held):
+            raise InputError(
+                f"{os.fspath(save)} holds a run that looked at other {looked_at.name} than these, or in another order: "
+                f"give the same (a loader that does not shuffle), or name another file"
+            )
+        self.state.held = held
+
+    def _feed(self, data: Batches, save: str | os.PathLike[str] | None) -> Iterator[Batch]:
+        """Go through the batches over and over, from where a saved run stopped."""
+        state, skip = self.state, self.state.at
+        while True:
+            number, used = 0, ""
+            for number, batch in enumerate(data, 1):
+                used = "" if save is None else learning_state.chained(used, batch)
+                if number == skip and used != state.used:
+                    raise InputError(
+                        f"the first {skip} of {data.name} are not those that the saved run had used, or not in that "
+                        f"order: give the same (a loader that does not shuffle), or another file to save to"
+                    )
+                if number > skip:
+                    state.at, state.used = number, used
+                    yield batch
+            if number < skip:
+                raise InputError(
+                    f"{data.name} ends after {number} batches; the saved run had used {skip} of this pass: give the "
+                    f"batches of that run, or another file to save to"
+                )
+            skip = 0
 
     def _site(self, number: int, order: Ints, generator: torch.Generator) -> Site:
         group, settings = self.masks.groups[number], self.settings
@@ -89,6 +136,11 @@ class Trainer:
         reference = self.forward.reference(batch, state.at)
         task, apart = self.forward.loss(self._relaxed(share), batch, reference)
         loss = task + DISTILLATION * apart
+        if not task.requires_grad:
+            raise InputError(
+                "the loss has no gradient: it must be computed by torch from the model's outputs, and neither it nor "
+                "the model's forward may detach them or switch gradients off"
+            )
         if not bool(torch.isfinite(loss)):
             raise InputError(
                 f"the loss of batch {state.at} in step {state.step + 1} is {float(loss):g}: check the batch, or "
@@ -108,12 +160,16 @@ class Trainer:
             def straight(k: int, scores: list[torch.Tensor]) -> list[torch.Tensor]:
                 return [straight_through_mask(*each, n, m) for each in zip(soft[k], scores, hard[k], strict=True)]
 
-            return self.masks.relaxed(self._sites, straight)
+            return self.masks.relaxed(self._sites, straight, self._carriers())
 
         def mixed(k: int, scores: list[torch.Tensor]) -> list[torch.Tensor]:
             return [mixed_mask(*each, n, m) for each in zip(soft[k], scores, strict=True)]
 
-        return self.masks.relaxed(self._sites, mixed)
+        return self.masks.relaxed(self._sites, mixed, self._carriers())
+
+    def _carriers(self) -> list[Ints | None]:
+        """Return the hard permutations of the moment where masks of weights that follow need them."""
+        return self._hardened() if self.masks.carried else []
 
     @torch.no_grad()
     def _hardened(self) -> list[Ints | None]:
@@ -121,10 +177,13 @@ class Trainer:
         return [None if site is None else site.perm(site.harden(site.soft(share))) for site in self._sites]
 
     @torch.no_grad()
-    def _look(self, held: Sequence[tuple[Batch, Reference]], perms: list[Ints | None]) -> None:
+    def _look(self, held: Sequence[tuple[Batch, Reference | None]], perms: list[Ints | None]) -> None:
         """Measure permutations on the held-out batches, and keep them if they are the best."""
         weights = self.masks.hard(perms)
-        losses = [float(self.forward.loss(weights, batch, reference)[0]) for batch, reference in held]
+        losses = []
+        for k, (batch, reference) in enumerate(held, 1):
+            wanted = self._wanted(batch, k) if reference is None else reference
+            losses.append(float(self.forward.loss(weights, batch, wanted)[0]))
         loss, state = float(np.mean(losses)), self.state
         if not np.isfinite(loss):
             raise InputError(f"the loss on the held-out batches is {loss:g} after step {state.step}: check the batches")

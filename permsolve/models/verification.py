@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from permsolve.errors import InputError, ModelError
+from permsolve.models.replacing import Places
 from permsolve.models.tensors import tensors_of
 from permsolve.models.trace import as_call, evaluating
 
@@ -168,12 +169,15 @@ def run(model: nn.Module, inputs: object, *, double: bool) -> Outputs:
     tensors = tensors_of(model)
     own = next((each.dtype for each in tensors.values() if each.is_floating_point()), torch.float32)
     dtype = torch.float64 if double else own
+    places = Places(model)
     # Buffers are copies in any case: a forward may write to them.
-    replaced = {
-        name: tensor.detach().to(dtype if double and tensor.is_floating_point() else tensor.dtype, copy=True)
-        for name, tensor in _untied(model)
-        if double or not isinstance(tensor, nn.Parameter)
-    }
+    replaced = places.spread(
+        {
+            name: tensor.detach().to(dtype if double and tensor.is_floating_point() else tensor.dtype, copy=True)
+            for name, tensor in _untied(model)
+            if double or not isinstance(tensor, nn.Parameter)
+        }
+    )
     outputs: list[torch.Tensor] = []
     watch = _Precision(dtype)
     args, kwargs = as_call(model, inputs)
@@ -186,7 +190,7 @@ def run(model: nn.Module, inputs: object, *, double: bool) -> Outputs:
             positional, named = pytree.tree_unflatten(given, structure)
             try:
                 with watch:
-                    result = torch.func.functional_call(model, replaced, positional, named)
+                    result = places.call(replaced, positional, named)
             except Exception as error:  # whatever the model's code raises
                 if variant:  # not made for random inputs
                     break
@@ -234,7 +238,7 @@ def _real(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _untied(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """Return each tensor once: functional_call ties the other names itself."""
+    """Return each tensor once."""
     return [*model.named_parameters(), *model.named_buffers()]
 
 

@@ -65,9 +65,10 @@ class NMCallback(TrainerCallback, ExportableState):
         optimizer = kwargs["optimizer"]
         while hasattr(optimizer, "optimizer"):  # accelerate wraps it
             optimizer = optimizer.optimizer
-        self.training.begin(state.max_steps, optimizer)
-        if state.global_step:
-            self.training.load_state_dict(saved.get("training"))
+        if self.training.begun:  # an earlier call of train() was interrupted
+            self.training.halt(resuming=state.global_step > 0)
+        # The trainer has loaded the model by now: masks that it holds must not be computed anew.
+        self.training.begin(state.max_steps, optimizer, (saved.get("training") or {}) if state.global_step else None)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Go on to the next step."""

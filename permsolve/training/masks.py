@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 
+from permsolve.errors import InputError
 from permsolve.models.prunable import PrunableWeight
 from permsolve.models.pruning import NMMask
 from permsolve.patterns import NM
@@ -125,6 +127,7 @@ class Held:
 
     weight: PrunableWeight
     step: TrainingMask
+    _orders: list[list[str]] = field(default_factory=list, repr=False)
 
     @property
     def dense(self) -> torch.Tensor:
@@ -145,17 +148,62 @@ class Held:
 
     def hold(self) -> None:
         """Put the parametrization on the weight, everywhere; if that fails, nowhere."""
-        done = []
         try:
             for owner in self.weight.owners:
+                order = list(owner.module._parameters)
                 register_parametrization(owner.module, owner.attribute, self.step)
-                done.append(owner)
+                self._orders.append(order)
         except BaseException:
-            for owner in done:
-                remove_parametrizations(owner.module, owner.attribute, leave_parametrized=False)
+            self.release()
             raise
 
     def release(self) -> None:
-        """Take the parametrization off and leave the dense weight."""
-        for owner in self.weight.owners:
+        """Take the parametrization off and leave the dense weight, in its old place among the module's parameters.
+
+        Optimisers load their state by the order of parameters, and averages of models walk along it.
+        """
+        for owner, order in zip(self.weight.owners[: len(self._orders)][::-1], self._orders[::-1], strict=True):
             remove_parametrizations(owner.module, owner.attribute, leave_parametrized=False)
+            kept = owner.module._parameters
+            for name in order:
+                if name in kept:
+                    kept[name] = kept.pop(name)
+        self._orders.clear()
+
+
+def check_holdable(weight: PrunableWeight, stages: Sequence[NM]) -> None:
+    """Check that a weight can be held, and divides into the groups of all stages.
+
+    Parameters
+    ----------
+    weight
+        The weight.
+    stages
+        The patterns that its masks go through.
+
+    Raises
+    ------
+    InputError
+        If not.
+    """
+    if weight.parameter.is_meta:
+        raise InputError(f"{weight.path} is on the meta device, without values; load the weights first")
+    if not weight.parameter.is_floating_point():
+        raise InputError(
+            f"{weight.path} is of dtype {weight.parameter.dtype}, which is not trained; leave it out by layers="
+        )
+    owner = weight.owners[0]
+    steps = owner.parametrizations
+    if any(isinstance(step, TrainingMask) for step in steps or ()):
+        raise InputError(
+            f"{weight.path} is held by a training already; a model follows one recipe at a time (SR-STE cannot be "
+            f"combined with a decay): finish() that one first"
+        )
+    if steps is not None or owner.mask is not None:
+        raise InputError(f"{weight.path} is held by a mask or parametrization already: make it final, then attach")
+    for stage in stages:
+        if weight.cols % stage.m:
+            raise InputError(
+                f"{weight.path} has {weight.cols} input channels, which do not divide into the groups of {stage} that "
+                f"the recipe goes through; use stages='stepwise', or leave it out by layers="
+            )

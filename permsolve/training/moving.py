@@ -86,11 +86,16 @@ def states_of(optimizer: Optimizer, moves: dict[object, list[Move]]) -> list[tup
     Raises
     ------
     InputError
-        If it remembers something of another shape, which nobody knows how to move.
+        If it remembers something of another shape, or a history, which nobody knows how to move.
     """
     found = []
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
+            if moves and isinstance(value, (list, tuple)) and any(isinstance(each, torch.Tensor) for each in value):
+                raise InputError(
+                    f"{type(optimizer).__name__} keeps a history, {name!r}, which cannot be permuted; permute before "
+                    f"the first step"
+                )
             steps = moves.get(memory(parameter))
             if steps is None or not isinstance(value, torch.Tensor) or value.numel() == 1:
                 continue

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from inspect import isabstract
 from itertools import pairwise
 from typing import ClassVar
 
@@ -258,7 +259,7 @@ class StructureDecay(Recipe):
 
     def __post_init__(self) -> None:
         """Validate the options."""
-        if isinstance(self.stages, str):
+        if isinstance(self.stages, str) or not isinstance(self.stages, Iterable):
             _check_choice("stages", self.stages, ("stepwise", "geometric"))
         else:
             stages = tuple(NM.parse(stage) for stage in self.stages)
@@ -423,7 +424,7 @@ def resolve(spec: object) -> Recipe:
     """
     if isinstance(spec, Recipe):
         return spec
-    if isinstance(spec, type) and issubclass(spec, Recipe):
+    if isinstance(spec, type) and issubclass(spec, Recipe) and not isabstract(spec):
         return spec()
     if isinstance(spec, str) and spec in RECIPES:
         return RECIPES[spec]()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 from torch import nn
 from torch.optim import Optimizer
@@ -38,8 +39,9 @@ class NMSchedule:
     def __post_init__(self) -> None:
         """Validate."""
         object.__setattr__(self, "recipe", resolve(self.recipe))
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+        if isinstance(self.steps, bool) or not isinstance(self.steps, Integral) or self.steps < 1:
             raise OptionError(f"steps = {self.steps!r} must be the number of optimiser steps, at least 1")
+        object.__setattr__(self, "steps", int(self.steps))
 
     def attach(
         self, model: nn.Module, nm: object, optimizer: Optimizer, *, layers: Filter | None = None

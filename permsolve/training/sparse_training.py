@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,13 +13,13 @@ from torch.optim import Optimizer
 from permsolve.errors import InputError, ModelError
 from permsolve.models.owner import memory
 from permsolve.models.plan import Plan
-from permsolve.models.prunable import PrunableWeight, catalogue, unlisted
+from permsolve.models.prunable import catalogue, unlisted
 from permsolve.models.pruned import Pruned, PrunedWeight, first_few
 from permsolve.models.selection import Filter
 from permsolve.models.verification import Verification
 from permsolve.patterns import NM
 from permsolve.training.hooks import Hook
-from permsolve.training.masks import Held, TrainingMask, is_sparse
+from permsolve.training.masks import Held, TrainingMask, check_holdable, is_sparse
 from permsolve.training.moving import moved, moves_of, states_of
 from permsolve.training.phases import Moment, Phases
 from permsolve.training.recipes import Recipe
@@ -65,7 +65,7 @@ class SparseTraining:
         if not chosen:
             raise InputError(f"no weight of the model can be trained to {self.nm}{first_few(self.left_out)}")
         for weight in chosen:
-            _check(weight, stages)
+            check_holdable(weight, stages)
         self._held = [
             Held(weight, TrainingMask(torch.ones_like(weight.parameter, dtype=torch.bool), stages[0]))
             for weight in chosen
@@ -77,6 +77,7 @@ class SparseTraining:
         self._moment = Moment("dense", stages[0], 1.0)
         self._step = 0
         self._due = False  # whether the optimiser has made a step that step() does not know of yet
+        self._bare = 0  # how many dense() are at work
         self._ended = False
         self._hold()
 
@@ -115,7 +116,7 @@ class SparseTraining:
         where = "finished" if self._ended else f"{self.phase}, step {self._step} of {self._phases.steps}"
         return f"<SparseTraining to {self.nm} by {type(self.recipe).__name__}: {len(self._held)} weights, {where}>"
 
-    def begin(self, steps: int, optimizer: Optimizer) -> None:
+    def begin(self, steps: int, optimizer: Optimizer, state: Mapping[str, Any] | None = None) -> None:
         """Begin; `NMSchedule.attach` does this.
 
         Parameters
@@ -124,11 +125,15 @@ class SparseTraining:
             Steps in all.
         optimizer
             What trains the model.
+        state
+            What `state_dict` has returned, to go on from there with the masks that are in the model: for models whose
+            own ``state_dict`` is loaded before this call.
 
         Raises
         ------
         InputError
-            If it is no optimiser of this model, or not one that the recipe can use, or the training has begun.
+            If it is no optimiser of this model, or not one that the recipe can use, or the training has begun, or the
+            state is of another training.
         OptionError
             If the steps are too few.
         """
@@ -142,11 +147,35 @@ class SparseTraining:
         self._phases = self.recipe.phases(steps, self.nm)
         self._hook = self.recipe.hook(self._held, optimizer)
         self._optimizer = optimizer
+        self._step, self._due = 0, False
         self._handles = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
         ]
-        self._enter()
+        if state is None:
+            self._enter()
+        else:
+            self.load_state_dict(state)
+
+    def halt(self, *, resuming: bool = False) -> None:
+        """Let go of the optimiser, as if the training had not begun; weights and masks stay as they are.
+
+        Parameters
+        ----------
+        resuming
+            Whether the optimiser's state was loaded from a checkpoint by now: what a recipe keeps there stays then.
+
+        Raises
+        ------
+        InputError
+            If the training is finished already.
+        """
+        self._check_open()
+        for handle in self._handles:
+            handle.remove()
+        if not resuming:
+            self._hook.close()
+        self._optimizer, self._handles, self._hook = None, [], Hook()
 
     def step(self) -> None:
         """Go on to the next step; call it after every step of the optimiser.
@@ -175,11 +204,12 @@ class SparseTraining:
         Raises
         ------
         InputError
-            If it is finished already.
+            If it is finished already, or within `dense`.
         ModelError
             If a weight holds NaN or infinite entries; nothing is changed then.
         """
         self._check_running()
+        self._check_held()
         for each in self._held:
             if not bool(torch.isfinite(each.dense).all()):
                 raise ModelError(
@@ -203,12 +233,11 @@ class SparseTraining:
         Raises
         ------
         InputError
-            If the training is finished already.
+            If the training is finished already, or within `dense`.
         """
         self._check_open()
-        for handle in self._handles:
-            handle.remove()
-        self._hook.close()
+        self._check_held()
+        self.halt()
         self._release()
         self._ended = True
 
@@ -227,11 +256,15 @@ class SparseTraining:
             If the training is finished already.
         """
         self._check_open()
-        self._release()
+        if not self._bare:
+            self._release()
+        self._bare += 1
         try:
             yield self.model
         finally:
-            self._hold()
+            self._bare -= 1
+            if not self._bare:
+                self._hold()
 
     def permute(self, plan: Plan, *, example_inputs: object = None, verify: bool = True) -> Verification | None:
         """Apply a plan to the dense weights, between two steps; masks and the optimiser's moments move along.
@@ -319,9 +352,17 @@ class SparseTraining:
         for name in ("schema", "recipe", "nm", "weights", "steps"):
             if state[name] != own[name]:
                 raise InputError(f"the state is of another training: {name} was {state[name]}, here it is {own[name]}")
-        self._step = int(state["step"])
-        self._phases = Phases(int(state["dense"]), self._phases.fine_tune, self._phases.steps)
-        self._hook.load(state["hook"])
+        step, dense, hook = state["step"], state["dense"], state["hook"]
+        counts = all(isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in (step, dense))
+        numbers = isinstance(hook, (list, tuple)) and all(isinstance(each, (int, float)) for each in hook)
+        if not counts or not numbers or dense > self._phases.fine_tune:
+            raise InputError(
+                f"the state is damaged: step = {step!r}, dense = {dense!r} and hook = {hook!r:.40} must be counts of "
+                f"steps and a list of numbers; take another checkpoint"
+            )
+        self._step = step
+        self._phases = Phases(dense, self._phases.fine_tune, self._phases.steps)
+        self._hook.load(hook)
         self._due = False
         self._enter(refresh=False)
 
@@ -353,12 +394,23 @@ class SparseTraining:
         self._due = True
 
     def _hold(self) -> None:
-        for each in self._held:
-            each.hold()
+        done: list[Held] = []
+        try:
+            for each in self._held:
+                each.hold()
+                done.append(each)
+        except BaseException:
+            for each in reversed(done):
+                each.release()
+            raise
 
     def _release(self) -> None:
-        for each in self._held:
+        for each in reversed(self._held):
             each.release()
+
+    def _check_held(self) -> None:
+        if self._bare:
+            raise InputError("the masks are off the model just now: leave the block of dense() first")
 
     def _check_open(self) -> None:
         if self._ended:
@@ -368,28 +420,3 @@ class SparseTraining:
         self._check_open()
         if self._optimizer is None:
             raise InputError("this training has not begun: call begin(steps, optimizer)")
-
-
-def _check(weight: PrunableWeight, stages: Sequence[NM]) -> None:
-    """Check that a weight can be held, and divides into the groups of all stages."""
-    if weight.parameter.is_meta:
-        raise InputError(f"{weight.path} is on the meta device, without values; load the weights first")
-    if not weight.parameter.is_floating_point():
-        raise InputError(
-            f"{weight.path} is of dtype {weight.parameter.dtype}, which is not trained; leave it out by layers="
-        )
-    owner = weight.owners[0]
-    steps = owner.parametrizations
-    if any(isinstance(step, TrainingMask) for step in steps or ()):
-        raise InputError(
-            f"{weight.path} is held by a training already; a model follows one recipe at a time (SR-STE cannot be "
-            f"combined with a decay): finish() that one first"
-        )
-    if steps is not None or owner.mask is not None:
-        raise InputError(f"{weight.path} is held by a mask or parametrization already: make it final, then attach")
-    for stage in stages:
-        if weight.cols % stage.m:
-            raise InputError(
-                f"{weight.path} has {weight.cols} input channels, which do not divide into the groups of {stage} that "
-                f"the recipe goes through; use stages='stepwise', or leave it out by layers="
-            )

@@ -237,7 +237,7 @@ WORDS = ("build.pt", "--arch", "arch.py:build")
         ((*WORDS, "--out", "out", "--seed", "-1"), "seed"),
         ((*WORDS, "--out", "out", "--jobs", "0"), "n_jobs"),
         ((*WORDS, "--out", "out", "--workers", "0"), "must be a number of workers"),
-        ((*WORDS, "--out", "out", "--gather", "all"), "--gather 'all' must be norm"),
+        ((*WORDS, "--out", "out", "--gather", "all"), "--gather 'all' must be norm or layer"),
         ((*WORDS, "--out", "out", "--example-text", "hello"), "needs --arch transformers"),
         ((*WORDS, "--out", "out", "--example", "none.pt"), "none.pt: no such file"),
         ((*WORDS, "--out", "out", "--example", "build.pt"), "cannot be traced"),

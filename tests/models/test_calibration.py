@@ -261,6 +261,66 @@ def test_the_model_is_left_alone() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+class Counter(nn.Module):
+    """Writes buffers in evaluation mode: one in place, one by another tensor, and one that counts NaN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(8), persistent=False)
+        self.register_buffer("strange", torch.tensor([torch.nan, 1.0]))
+        self.register_buffer("nothing", None)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.strange *= 2
+        self.mean = self.mean * 0.9 + x.mean(0) * 0.1
+        return self.layer(x)
+
+
+def test_buffers_that_forward_writes_are_put_back() -> None:
+    model, batches = Counter().eval(), [noise(20, 8), noise(20, 8, seed=1)]
+    held = dict(model.named_buffers())
+
+    def check() -> None:
+        assert all(buffer is held[name] for name, buffer in model.named_buffers())
+        assert model.nothing is None
+        assert model.calls == 0
+        assert not model.mean.any()
+        assert model.strange[1] == 1
+
+    calibrate(model, batches)
+    check()
+    with pytest.raises(ModelError, match="fails on batch 2"):
+        calibrate(model, [batches[0], noise(2, 7)])
+    check()
+    models.prune_(model, "2:4", calibration=batches, update="refit", target="dense", display=False)
+    check()
+
+
+def test_arguments_by_name_in_any_order() -> None:
+    def code(m: Any, x: Any) -> Any:
+        return m.up(output_size=[18], input=x)
+
+    model, batch = Net(code, up=nn.ConvTranspose1d(4, 6, 4, stride=3)), noise(2, 4, 5)
+    one, other = calibrate(model, [batch]), calibrate(model.up, [(batch, [18])])
+    assert np.array_equal(one.second_moment("up.weight"), other.second_moment("weight"))
+
+
+def test_a_folder_that_is_not_there_is_found_out_before_the_first_batch(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="there is no folder"):
+        calibrate(mlp(), dying([], 0), save=tmp_path / "none" / "state.safetensors")
+    for how, said in (({"save": 5}, "save = 5"), ({"covariance": "yes"}, "covariance = 'yes'")):
+        with pytest.raises(InputError, match=said):
+            calibrate(mlp(), dying([], 0), **how)  # type: ignore[arg-type]
+    found = calibrate(mlp(), [noise(4, 8)])
+    with pytest.raises(InputError, match="no weight 3"):
+        found.norms(3)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"no permsolve\.models\.Plan"):
+        found.permuted(None)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_other_types_and_autocast(dtype: torch.dtype) -> None:
     model, batch = mlp(), noise(64, 8)
@@ -277,6 +337,23 @@ def test_other_types_and_autocast(dtype: torch.dtype) -> None:
         mixed = calibrate(inside, [batch])
     exact = batch.double().T @ batch.double() / 64
     np.testing.assert_allclose(mixed.second_moment("0.0")[0], exact, rtol=1e-5, atol=1e-6)
+
+
+def test_products_have_all_their_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, multiply = [], patches.Rows.moments
+
+    def moments(self: Any, inputs: Any) -> Any:
+        seen.append(torch.get_float32_matmul_precision())
+        return multiply(self, inputs)
+
+    monkeypatch.setattr(patches.Rows, "moments", moments)
+    try:
+        torch.set_float32_matmul_precision("medium")  # allows TF32 on GPUs and bfloat16 on CPUs that know it
+        calibrate(mlp(), [noise(4, 8)])
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert set(seen) == {"highest"}
 
 
 class Killed(BaseException):

@@ -64,7 +64,8 @@ def check(*programs: Program, tally: Tally | None = None, salt: int = 0) -> None
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     outputs = run(model, inputs)
     rng = np.random.default_rng([programs[0].seed, salt])
-    nm, gather = rng.choice(["2:4", "2:4", "2:4", "1:2", "1:2", "4:8"]), "norm" if rng.random() < 0.2 else None
+    nm = rng.choice(["2:4", "2:4", "2:4", "1:2", "1:2", "4:8"])
+    gather = rng.choice([None] * 7 + ["norm", "layer", "layer"])
     plan = models.analyze(model, inputs, str(nm), gather=gather)
     same(model.state_dict(), before, "the analysis changed the model")
     shuffle(plan, rng)

@@ -69,7 +69,7 @@ def test_output_projection_moves_within_key_value_heads(name: str) -> None:
 
 @pytest.mark.parametrize("name", GATED)
 def test_rotary_rows_never_move(name: str) -> None:
-    for gather in (None, "norm"):
+    for gather in (None, "norm", "layer"):
         plan, _ = planned(name, gather)
         for layer in range(2):
             for part in ("q_proj", "k_proj", "q_norm", "k_norm"):

@@ -209,6 +209,20 @@ def test_a_norm_that_others_read_keeps_its_index() -> None:
     assert error(before, outputs(model, inputs)) <= 1e-5
 
 
+def test_indices_of_every_layer_go_into_the_compressed_ones() -> None:
+    model = nn.Sequential(nn.Linear(16, 16), nn.LayerNorm(16), nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 8)).eval()
+    inputs = (noise(3, 16),)
+    plan = models.analyze(model, inputs, TWO, gather="layer")
+    assert {group.name: group.indices for group in plan.groups} == {"0": ("0",), "2": (), "4": ()}
+    assign_all(plan)
+    plan.apply_(model)
+    models.prune_(model, TWO)
+    before = outputs(model, inputs)
+    done = sparsify_(model, plan)
+    assert done.folded == ("0",) and not indices(model)
+    assert error(before, outputs(model, inputs)) <= 1e-5
+
+
 def test_indices_that_stay_are_saved(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     model, inputs = ZOO["bert"].build(0)

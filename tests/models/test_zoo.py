@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+import torch
 from helpers import rarely
 from permuting import assign_all, error, outputs, state, unequal
 from zoo import ZOO
@@ -120,6 +121,32 @@ def test_gathers_free_each_layer(name: str) -> None:
 
     plan.undo_(model)
     assert not unequal(kept, state(model)), "undo takes the indices away, too"
+
+
+@pytest.mark.parametrize("name", ["bert", "t5", "mlp_mixer", "qwen3", "tied_autoencoder"])
+def test_every_linear_layer_may_have_an_order_of_its_own(name: str) -> None:
+    """With no more indices than needed: where a layer is the only one to read a free order, that order is its own."""
+    specimen = ZOO[name]
+    if specimen.needs:
+        pytest.importorskip(specimen.needs)
+    model, inputs = specimen.build(0)
+    before, kept = outputs(model, inputs), state(model)
+    legal, plan = models.analyze(model, inputs, "2:4"), models.analyze(model, inputs, "2:4", gather="layer")
+    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - dict(model.named_parameters()).keys()
+    linears = {f"{path}.weight": each for path, each in model.named_modules() if type(each) is torch.nn.Linear}
+    groups = {group.consumers[0].name: group for group in plan.groups if len(group.consumers) == 1}
+    had = {group.consumers[0].name for group in legal.groups if len(group.consumers) == 1}
+    for weight in linears.keys() - tied:
+        assert groups[weight].blocks == (linears[weight].in_features,)
+        if weight in had and legal[groups[weight].name].blocks == groups[weight].blocks:
+            assert not groups[weight].indices, f"{weight} needs no index"
+        else:
+            assert groups[weight].indices == (weight.removesuffix(".weight"),)
+    assign_all(plan)
+    plan.apply_(model, verify=False)
+    assert error(before, outputs(model, inputs)) <= (5e-7 if name in CASTING else 1e-10)
+    plan.undo_(model)
+    assert not unequal(kept, state(model))
 
 
 @pytest.mark.parametrize("nm", ["1:2", "1:4", "4:8", "3:4"])

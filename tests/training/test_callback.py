@@ -14,7 +14,7 @@ from permsolve.errors import InputError  # noqa: E402
 from permsolve.models import weights  # noqa: E402
 from permsolve.models.pruning import holds  # noqa: E402
 from permsolve.patterns import NM  # noqa: E402
-from permsolve.training import MaskDecay, NMSchedule  # noqa: E402
+from permsolve.training import SRSTE, STEP, MaskDecay, Masked, NMSchedule, Recipe  # noqa: E402
 from permsolve.training.callback import NMCallback  # noqa: E402
 
 RECIPE = MaskDecay(dense=0.2, fine_tune=0.3)
@@ -57,9 +57,9 @@ def sparse(model: nn.Module) -> bool:
 class Loop:
     """What the Trainer does around callbacks."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe = RECIPE) -> None:
         self.model = model
-        self.callback = NMCallback(RECIPE, "2:4")
+        self.callback = NMCallback(recipe, "2:4")
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         self.state, self.control = TrainerState(max_steps=STEPS), TrainerControl()
         self.handler = CallbackHandler([self.callback], model, None, None, None)
@@ -71,6 +71,9 @@ class Loop:
     def train(self, until: int) -> None:
         self.handler.optimizer = self.optimizer
         self.call("on_train_begin")
+        self.train_on(until)
+
+    def train_on(self, until: int) -> None:
         while self.state.global_step < until:
             self.optimizer.zero_grad()
             self.model(**batch(self.state.global_step))["loss"].backward()
@@ -90,10 +93,10 @@ class Loop:
         self.state = TrainerState.load_from_json(str(folder / "state.json"))
 
 
-def plain_loop() -> Net:
+def plain_loop(recipe: Recipe = RECIPE) -> Net:
     model = Net()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    training = NMSchedule(RECIPE, steps=STEPS).attach(model, "2:4", optimizer)
+    training = NMSchedule(recipe, steps=STEPS).attach(model, "2:4", optimizer)
     for step in range(STEPS):
         optimizer.zero_grad()
         model(**batch(step))["loss"].backward()
@@ -103,18 +106,38 @@ def plain_loop() -> Net:
     return model
 
 
-def test_the_callback_is_the_loop(tmp_path: Path) -> None:
-    """Also when the training is resumed, through the trainer's own JSON."""
-    loop = Loop(Net())
+KINDS = [RECIPE, Masked(), MaskDecay(fine_tune=0.8, every=2), SRSTE(fine_tune=0.7), STEP(earliest=0.2, latest=0.2)]
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+@pytest.mark.parametrize("recipe", KINDS)
+def test_the_callback_is_the_loop(recipe: Recipe, interrupted: bool, tmp_path: Path) -> None:
+    """Also when the training is resumed, through the trainer's own JSON, by another trainer or by one that was killed.
+
+    Masks that stood were once computed anew at the resumption, from weights that had moved since.
+    """
+    loop = Loop(Net(), recipe)
     loop.train(4)
     loop.save(tmp_path)
-    again = Loop(Net())
+    if interrupted:
+        loop.train_on(6)
+    again = loop if interrupted else Loop(Net(), recipe)
     again.load(tmp_path)
     again.train(STEPS)
     again.call("on_train_end")
     assert sparse(again.model) and again.callback.pruned.names == ("inner.0.weight", "inner.2.weight")
-    for name, tensor in plain_loop().state_dict().items():
+    for name, tensor in plain_loop(recipe).state_dict().items():
         assert torch.equal(tensor, again.model.state_dict()[name]), name
+
+
+def test_an_interrupted_training_can_begin_anew() -> None:
+    loop = Loop(Net(), STEP(earliest=0.2, latest=0.2))
+    loop.train(5)
+    loop.state = TrainerState(max_steps=STEPS)
+    loop.train(STEPS)
+    loop.call("on_train_end")
+    assert sparse(loop.model)
+    assert not loop.optimizer._optimizer_step_pre_hooks
 
 
 def test_resuming_needs_the_callback_from_the_beginning() -> None:

@@ -10,7 +10,17 @@ from torch import nn  # noqa: E402
 
 from permsolve.errors import InputError, OptionError  # noqa: E402
 from permsolve.patterns import NM  # noqa: E402
-from permsolve.training import RECIPES, SRSTE, STEP, MaskDecay, Masked, NMSchedule, Phases, StructureDecay  # noqa: E402
+from permsolve.training import (  # noqa: E402
+    RECIPES,
+    SRSTE,
+    STEP,
+    MaskDecay,
+    Masked,
+    NMSchedule,
+    Phases,
+    Recipe,
+    StructureDecay,
+)
 
 
 def layer() -> nn.Linear:
@@ -119,6 +129,8 @@ def test_wrong_options() -> None:
         (lambda: MaskDecay(gradient="sr_ste"), "SR-STE cannot be combined with a decay"),
         (lambda: StructureDecay("sudden"), "'stepwise' or 'geometric'"),
         (lambda: StructureDecay([]), "must be patterns"),
+        (lambda: StructureDecay(5), "'stepwise' or 'geometric'"),
+        (lambda: NMSchedule(Recipe, steps=10), "is unknown; give one of"),
         (lambda: StructureDecay(gradient="none"), "'scaled' or 'straight'"),
         (lambda: SRSTE(strength=-1), "strength = -1"),
         (lambda: STEP(earliest=0.2), "earliest <= latest"),

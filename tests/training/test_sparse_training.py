@@ -15,7 +15,16 @@ from permsolve.errors import InputError, ModelError  # noqa: E402
 from permsolve.models import analyze, prune_, weights  # noqa: E402
 from permsolve.models.pruning import holds  # noqa: E402
 from permsolve.patterns import NM  # noqa: E402
-from permsolve.training import RECIPES, SRSTE, STEP, MaskDecay, NMSchedule, SparseTraining, StructureDecay  # noqa: E402
+from permsolve.training import (  # noqa: E402
+    RECIPES,
+    SRSTE,
+    STEP,
+    MaskDecay,
+    NMSchedule,
+    SparseTraining,
+    StructureDecay,
+    masks,
+)
 
 KINDS = {
     **{name: kind() for name, kind in RECIPES.items()},
@@ -148,6 +157,62 @@ def test_a_permutation_takes_moments_along(optimizer: type) -> None:
     assert not torch.allclose(nets[0][8].weight, nets[1][8].weight)
 
 
+def test_parameters_keep_their_order() -> None:
+    """Optimisers load their state by it; torch puts a weight last when a parametrization is taken off."""
+    model, optimizer, sparse = start("mask_decay", "2:4")
+    names = [name for name, _ in make().named_parameters()]
+    with sparse.dense() as bare:
+        assert [name for name, _ in bare.named_parameters()] == names
+    train(model, optimizer, sparse, range(2))
+    sparse.finish()
+    assert [name for name, _ in model.named_parameters()] == names
+    attention = nn.MultiheadAttention(8, 2, kdim=16, vdim=16)  # several weights in one module
+    names = [name for name, _ in attention.named_parameters()]
+    NMSchedule("masked", steps=2).attach(attention, "2:4", torch.optim.SGD(attention.parameters())).detach()
+    assert [name for name, _ in attention.named_parameters()] == names
+
+
+def test_within_dense() -> None:
+    """Permuting works there as well; what takes the masks off for good says that they are off already."""
+    model, optimizer, sparse = start(MaskDecay(dense=0.5, fine_tune=0.2), "2:4")
+    train(model, optimizer, sparse, range(2))
+    expected = model.eval()(batch(50))
+    with sparse.dense() as bare, sparse.dense():
+        plan = analyze(bare, batch(0), "2:4")
+        for group in plan.groups:
+            plan.assign(group.name, np.random.default_rng(0).permutation(group.channels))
+        assert sparse.permute(plan).passed
+        for wrong in (sparse.finish, sparse.detach):
+            with pytest.raises(InputError, match="leave the block of dense"):
+                wrong()
+        assert type(bare[6]) is nn.Linear
+    assert type(model[6]) is not nn.Linear
+    assert torch.allclose(model(batch(50)), expected, rtol=1e-9)
+    train(model, optimizer, sparse, range(2, 4))
+    sparse.finish()
+    assert type(model[6]) is nn.Linear
+
+
+def test_a_history_is_not_permuted() -> None:
+    model = make()
+    parameters = list(model.parameters())
+    optimizer = torch.optim.LBFGS([parameters[-1], *parameters[:-1]])  # keeps everything under the first, which stays
+    sparse = NMSchedule(MaskDecay(dense=0.8, fine_tune=0.1), steps=STEPS).attach(model, "2:4", optimizer)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (model(batch(0)) - 1).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    sparse.step()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(InputError, match="LBFGS keeps a history"):
+        permute(sparse, groups_reversed)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 def permute(sparse: SparseTraining, order: object) -> None:
     with sparse.dense() as bare:
         plan = analyze(bare, batch(0), "2:4")
@@ -272,6 +337,22 @@ def test_what_attach_refuses() -> None:
     assert type(model[0]) is nn.Conv2d and type(normed[1]) is nn.Linear, "nothing is held"
 
 
+def test_what_cannot_be_held_leaves_the_model_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make()
+    real, calls = masks.register_parametrization, []
+
+    def failing(*given: object) -> object:
+        calls.append(given)
+        if len(calls) == 3:
+            raise RuntimeError("no room")
+        return real(*given)
+
+    monkeypatch.setattr(masks, "register_parametrization", failing)
+    with pytest.raises(RuntimeError, match="no room"):
+        NMSchedule("masked", steps=3).attach(model, "2:4", torch.optim.SGD(model.parameters()))
+    assert not any("parametrizations" in name for name in model.state_dict())
+
+
 def test_misuse_in_the_loop() -> None:
     model, optimizer, sparse = start("sr_ste")
     model(batch(0)).sum().backward()
@@ -289,6 +370,10 @@ def test_misuse_in_the_loop() -> None:
             sparse.load_state_dict({**state, name: value})
     with pytest.raises(InputError, match="no state of a SparseTraining"):
         sparse.load_state_dict({})
+    for name, value in (("step", -1), ("step", "7"), ("dense", 99), ("hook", None), ("hook", ["x"])):
+        with pytest.raises(InputError, match="the state is damaged"):
+            sparse.load_state_dict({**state, name: value})
+    assert sparse.steps_done == 1
     with torch.no_grad():
         model[6].parametrizations.weight.original[0, 0] = torch.nan
     with pytest.raises(ModelError, match=r"6\.weight holds NaN or infinite entries: the training has diverged"):

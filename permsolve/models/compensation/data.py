@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from glob import escape
 from typing import Any
 
 from torch import nn
@@ -94,7 +95,9 @@ class Data:
             )
         if not (moments or norms):
             return cls(None, given)
-        return cls(calibrate(model, given, layers=list(paths), covariance=moments, display=display), given)
+        # Names, not patterns: brackets in one stand for themselves.
+        named = [escape(path) for path in paths]
+        return cls(calibrate(model, given, layers=named, covariance=moments, display=display), given)
 
 
 def _names(saliency: object) -> Iterator[str]:

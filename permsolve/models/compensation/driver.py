@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy.typing as npt
@@ -15,13 +16,14 @@ from torch import nn
 
 from permsolve.errors import InputError, ModelError
 from permsolve.models.calibration import Calibration
+from permsolve.models.calibration_batches import same_buffers
 from permsolve.models.compensation.data import Data
 from permsolve.models.compensation.fitting import Choice, Compensation, Fitted, Rows, fit
 from permsolve.models.compensation.journal import Journal, fingerprint
-from permsolve.models.compensation.regression import Regression
+from permsolve.models.compensation.regression import DOUBLE, SINGLE, Regression
 from permsolve.models.compensation.sequential import collect, owned_bias, stages
 from permsolve.models.progress import counted
-from permsolve.models.prunable import PrunableWeight, catalogue
+from permsolve.models.prunable import PrunableWeight
 from permsolve.models.trace import evaluating
 from permsolve.patterns import Pattern
 
@@ -102,6 +104,8 @@ def compensate(
     found: dict[str, Fitted] = {}
     if how.target == "own":
         assert data.calibration is not None
+        for weight in weights:
+            data.calibration.site(weight.path)  # before anything is computed
         total, parts = len(weights), _apart(weights, choices, pattern, how, data.calibration, journal)
     else:
         assert data.batches is not None
@@ -124,15 +128,36 @@ def _apart(
     """Yield the result of one weight after the other, each from its own inputs."""
     for number, weight in enumerate(weights):
         done = journal.read(number, {weight.path: weight})
+        moments = _moments(weight, calibration)
+        facts = {
+            f"the number of rows that {weight.path} is given": float(calibration.count(weight.path)),
+            f"the mean square of what {weight.path} is given": float(moments.diagonal(dim1=1, dim2=2).mean()),
+        }
+        journal.agree(facts)
         if done is None:
             values = weight.values()
             dense = Rows(weight).of(values).double()
-            moments = _moments(weight, calibration)
-            problems = [Regression.own(moment, rows) for moment, rows in zip(moments, dense, strict=True)]
+            if how.damping == 0:
+                _check_count(weight, choices[weight.path], how, calibration)
+            rounding = DOUBLE if weight.parameter.dtype == torch.float64 else SINGLE  # as `calibrate` adds up
+            problems = [Regression.own(*each, rounding) for each in zip(moments, dense, strict=True)]
             fitted = fit(weight, values, choices[weight.path], problems, pattern, how)
             done = {weight.path: _cast(weight, fitted)}
-            journal.write(number, done)
+            journal.write(number, done, facts)
         yield done
+
+
+def _check_count(weight: PrunableWeight, choice: Choice, how: Compensation, calibration: Calibration) -> None:
+    """Check that there are as many rows of inputs as weights to fit: in sums of float32 that may not show."""
+    mask, count, rows = choice.array(weight), calibration.count(weight.path), Rows(weight)
+    needed = rows.features
+    if mask is not None and how.update == "refit":
+        needed = int(rows.of(mask).sum(dim=2).max())
+    if count < needed:
+        raise InputError(
+            f"{weight.path}: {count} rows of calibration inputs have no full rank for {needed} weights of a row; give "
+            f"more batches, or a damping above 0 (0.01 is usual)"
+        )
 
 
 def _moments(weight: PrunableWeight, calibration: Calibration) -> torch.Tensor:
@@ -157,35 +182,42 @@ def _in_turn(
     journal: Journal,
 ) -> tuple[int, Iterator[dict[str, Fitted]]]:
     """Return the number of stages, and yield their results; a copy of the model is pruned along."""
-    first = next(iter(batches), None)
-    if first is None:
+    first = list(islice(batches, 1))
+    if not first:
         raise InputError("the calibration holds no batch: give a list or a DataLoader of inputs")
-    with evaluating(model):
-        order = stages(model, weights, first)
+    with evaluating(model), same_buffers(model):
+        order = stages(model, weights, first[0])
     ours = {weight.path: weight for weight in weights}
 
     def run() -> Iterator[dict[str, Fitted]]:
         pruned = _copied(model)
-        known = {twin.path: twin for twin in catalogue(pruned)}
-        twins = {path: known[path] for path in ours}
+        twins = {weight.path: _twin(weight, pruned) for weight in weights}
         for number, stage in enumerate(order):
             members = {name: ours[name] for name in stage.names}
             done = journal.read(number, members)
             if done is None:
-                with evaluating(model), evaluating(pruned):
-                    sums = collect(stage, model, pruned, ours, twins, batches)
+                with evaluating(model), evaluating(pruned), same_buffers(model), same_buffers(pruned):
+                    sums, count = collect(stage, model, pruned, ours, twins, batches)
+                facts = {"the number of batches": float(count)}
+                journal.agree(facts)
                 done = {}
                 for name, weight in members.items():
                     problems = sums[name].regressions()
                     fitted = fit(weight, weight.values(), choices[name], problems, pattern, how)
                     bias = sums[name].bias(weight, fitted.values)
                     done[name] = _cast(weight, replace(fitted, bias=bias))
-                journal.write(number, done)
+                journal.write(number, done, facts)
             for name, fitted in done.items():
                 put(twins[name], fitted, whole=True)
             yield done
 
     return len(order), run()
+
+
+def _twin(weight: PrunableWeight, copied: nn.Module) -> PrunableWeight:
+    """Return a weight of a copy of the model: by its places, for weights that are tied by memory alone part there."""
+    owners = tuple(owner._replace(module=copied.get_submodule(owner.name)) for owner in weight.owners)
+    return replace(weight, owners=owners, parameter=owners[0].stored())
 
 
 def put(weight: PrunableWeight, fitted: Fitted, *, whole: bool) -> None:
@@ -203,11 +235,14 @@ def put(weight: PrunableWeight, fitted: Fitted, *, whole: bool) -> None:
     with torch.no_grad():
         for owner in weight.owners:
             stored = owner.stored()
-            values = fitted.values.to(stored.device)
+            values, before = fitted.values.to(stored.device), owner.mask
+            if before is not None:  # what torch multiplies with need not be 1
+                values = torch.where(before != 0, values / before, values).to(values.dtype)
             stored.copy_(values if whole else torch.where(fitted.mask.to(stored.device), values, stored))
         bias = owned_bias(weight)
         if fitted.bias is not None and bias is not None:
             bias.copy_(fitted.bias)
+    torch.clear_autocast_cache()  # inside torch.autocast the next forward pass would read the weights as they were
 
 
 def _cast(weight: PrunableWeight, fitted: Fitted) -> Fitted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -85,5 +86,6 @@ def _output_rows(reading: Reading, outputs: torch.Tensor) -> torch.Tensor:
         return outputs.reshape(1, -1, outputs.shape[-1])
     patches: Any = reading
     batched = outputs[None] if outputs.ndim == 1 + len(patches.kernel) else outputs
-    grouped = batched.reshape(len(batched), patches.groups, batched.shape[1] // patches.groups, -1)
+    shape = len(batched), patches.groups, batched.shape[1] // patches.groups, math.prod(batched.shape[2:])
+    grouped = batched.reshape(shape)
     return grouped.permute(1, 0, 3, 2).flatten(1, 2)  # from (batch, groups, outputs, positions)

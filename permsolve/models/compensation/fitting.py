@@ -59,7 +59,7 @@ class Compensation:
             raise InputError(f"target = {self.target!r} must be one of {', '.join(map(repr, TARGETS))}")
         if isinstance(self.swap, bool) or not isinstance(self.swap, (int, np.integer)) or self.swap < 0:
             raise InputError(f"swap = {self.swap!r} must be the number of sweeps of exchanges: an integer >= 0")
-        number = isinstance(self.damping, (int, float)) and not isinstance(self.damping, bool)
+        number = isinstance(self.damping, (int, float, np.number)) and not isinstance(self.damping, bool)
         if not number or not 0 <= self.damping < np.inf:
             raise InputError(f"damping = {self.damping!r} must be a finite number >= 0; 0.01 is usual")
         if self.update != "refit" and self.target != "own":
@@ -333,11 +333,11 @@ def _fit_group(
         assert isinstance(pattern, NM)
         order = rows.members(pattern.m).reshape(-1)
         moment = damped.moment[order][:, order]
-        given = [None if each is None else each[:, order] for each in (mask, dead)]
-        there = sparsegpt(moment, dense[:, order], pattern.n, pattern.m, *given)
+        known, gone = (None if each is None else each[:, order] for each in (mask, dead))
+        there = sparsegpt(moment, dense[:, order], pattern.n, pattern.m, known, gone, damped.rounding)
         back = torch.argsort(order)
         return there[0][:, back], there[1][:, back]
     assert mask is not None
     if how.swap:
-        mask = improve(damped, mask, rows.members(pattern.m), int(how.swap), dead)[0]
+        mask = improve(damped, mask, rows.members(pattern.m), min(int(how.swap), 1 << 31), dead)[0]
     return mask, refit(damped, mask, dense)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,9 @@ from permsolve.models.prunable import PrunableWeight
 from permsolve.patterns import Pattern
 
 SCHEMA = "permsolve.compensation/1"
+
+#: How far measurements of the same inputs may differ, relatively: sums in float32 depend on the number of threads.
+_ALIKE = 1e-4
 
 
 class Journal:
@@ -43,6 +47,7 @@ class Journal:
     def __init__(self, folder: str | os.PathLike[str] | None, fingerprint: str) -> None:
         self._folder = None if folder is None else Path(folder)
         self._fingerprint = fingerprint
+        self._facts: dict[str, float] = {}
         if self._folder is not None:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -89,11 +94,34 @@ class Journal:
             )
         try:
             errors = json.loads(about["errors"])
+            self._facts |= {str(what): float(value) for what, value in json.loads(about["facts"]).items()}
             return {name: _unpacked(name, weight, tensors, errors) for name, weight in weights.items()}
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise DocumentError(f"{path} is damaged ({error}); delete it") from error
 
-    def write(self, stage: int, found: Mapping[str, Fitted]) -> None:
+    def agree(self, facts: Mapping[str, float]) -> None:
+        """Check that what is known of the calibration inputs is as it was at other stages, or in the run before.
+
+        Parameters
+        ----------
+        facts
+            Numbers by what they count or measure.
+
+        Raises
+        ------
+        InputError
+            If one of them is another now.
+        """
+        for what, value in facts.items():
+            before = self._facts.setdefault(what, value)
+            if not math.isclose(before, value, rel_tol=_ALIKE):
+                folder = "" if self._folder is None else f", or name another folder than {self._folder} in save="
+                raise InputError(
+                    f"the calibration inputs are not those that other layers were fitted with: {what} was {before:.8g} "
+                    f"and is {value:.8g} now; pass a list or a DataLoader that gives the same every time{folder}"
+                )
+
+    def write(self, stage: int, found: Mapping[str, Fitted], facts: Mapping[str, float]) -> None:
         """Write what a stage has found, atomically.
 
         Parameters
@@ -102,6 +130,8 @@ class Journal:
             Its number.
         found
             The results by path.
+        facts
+            As in `agree`.
 
         Raises
         ------
@@ -120,6 +150,7 @@ class Journal:
             "schema": SCHEMA,
             "fingerprint": self._fingerprint,
             "errors": json.dumps({name: each.error for name, each in found.items()}),
+            "facts": json.dumps(dict(facts)),
         }
         write_atomically(self._file(stage), to_bytes(tensors, about))
 
@@ -134,7 +165,7 @@ def fingerprint(
     how: Compensation,
     masks: Mapping[str, npt.NDArray[np.uint8] | None],
 ) -> str:
-    """Return what a run depends on, but for the calibration inputs: their order may change between calls.
+    """Return what a run depends on, but for the calibration inputs (`Journal.agree`): their order may change.
 
     Parameters
     ----------

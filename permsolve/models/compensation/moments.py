@@ -6,6 +6,9 @@ import torch
 
 from permsolve.models.compensation.regression import Regression
 
+#: Features whose variance is less than this share of their second moment never change: the rest is rounding.
+_CONSTANT = 1e-12
+
 
 class Inputs:
     """Sums over the rows of inputs that siblings share.
@@ -55,6 +58,11 @@ class Targets:
         self.squares: torch.Tensor | None = None
         self.sums: torch.Tensor | None = None
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything was added."""
+        return self.products is not None
+
     def add(self, rows: torch.Tensor, wanted: torch.Tensor) -> None:
         """Add rows.
 
@@ -96,8 +104,10 @@ def regressions(inputs: Inputs, targets: Targets, centred: bool) -> list[Regress
         cross, energy = targets.products[group] / inputs.count, targets.squares[group] / inputs.count
         if centred:
             mean, level = inputs.sums[group] / inputs.count, targets.sums[group] / inputs.count
+            constant = moment.diagonal() - mean.square() < _CONSTANT * moment.diagonal()
             moment = moment - torch.outer(mean, mean)
             cross, energy = cross - torch.outer(level, mean), energy - level.square()
+            moment[constant], moment[:, constant], cross[:, constant] = 0.0, 0.0, 0.0
         found.append(Regression(moment, cross, energy))
     return found
 

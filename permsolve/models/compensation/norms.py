@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from permsolve.errors import InputError
-from permsolve.models.compensation.sequential import arguments
+from permsolve.models.calibration_batches import arguments, check_batches, failing
 from permsolve.models.trace import evaluating
 
 
@@ -36,7 +36,10 @@ def recalibrate_norms_(model: nn.Module, batches: Iterable[object]) -> tuple[str
     InputError
         If there is no batch norm with running statistics, or no batch, or a batch makes statistics NaN or infinite;
         the statistics are then as before.
+    ModelError
+        If the model fails on a batch, for example on one that gives a batch norm a single value per channel.
     """
+    check_batches(batches)
     found = {
         name: module
         for name, module in model.named_modules()
@@ -53,10 +56,10 @@ def recalibrate_norms_(model: nn.Module, batches: Iterable[object]) -> tuple[str
                 norm.reset_running_stats()
                 norm.momentum = None  # a plain average over the batches
                 norm.train()
-            for batch in batches:
-                count += 1
-                args, kwargs = arguments(model, batch)
-                model(*args, **kwargs)
+            for count, batch in enumerate(batches, start=1):
+                args, kwargs = arguments(model, batch, count)
+                with failing(count):
+                    model(*args, **kwargs)
         if count == 0:
             raise InputError("no batch: give a list or a DataLoader of inputs")
         norms = {name: norm for name, norm in norms.items() if norm.num_batches_tracked}  # the others were not called

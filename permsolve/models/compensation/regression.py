@@ -8,6 +8,8 @@ import torch
 
 from permsolve.errors import InputError
 
+#: Rounding of moments that were added up in float64 and in float32.
+DOUBLE, SINGLE = 1e-14, 2e-6
 #: Bytes of the systems that are solved at once.
 _BATCH = 1 << 26
 #: Iterations that conjugate gradients are counted with, and their most.
@@ -28,14 +30,17 @@ class Regression:
         float64 (rows, features): the mean of y x^T.
     energy
         float64 (rows,): the mean of y^2.
+    rounding
+        How far the entries of the moment may be off, relative to the norms of their two features.
     """
 
     moment: torch.Tensor
     cross: torch.Tensor
     energy: torch.Tensor
+    rounding: float = DOUBLE
 
     @classmethod
-    def own(cls, moment: torch.Tensor, weights: torch.Tensor) -> Regression:
+    def own(cls, moment: torch.Tensor, weights: torch.Tensor, rounding: float = DOUBLE) -> Regression:
         """Return the problem whose targets are what the dense weights make of the same inputs.
 
         Parameters
@@ -44,6 +49,8 @@ class Regression:
             float64 (features, features).
         weights
             float64 (rows, features): the dense weights.
+        rounding
+            As of the problem.
 
         Returns
         -------
@@ -51,7 +58,7 @@ class Regression:
             The problem; its loss is 0 at the dense weights.
         """
         cross = weights @ moment
-        return cls(moment, cross, (cross * weights).sum(dim=1))
+        return cls(moment, cross, (cross * weights).sum(dim=1), rounding)
 
     def damped(self, weights: torch.Tensor, damping: float) -> Regression:
         """Add a ridge that draws every weight to its dense value.
@@ -76,6 +83,7 @@ class Regression:
         ridge = damping * (float(self.moment.diagonal().mean()) or 1.0)
         moment = self.moment.clone()
         moment.diagonal().add_(ridge)
+        # The ridge, not the rounding, now decides what depends on what.
         return Regression(moment, self.cross + ridge * weights, self.energy + ridge * weights.square().sum(dim=1))
 
     def loss(self, weights: torch.Tensor) -> torch.Tensor:
@@ -161,13 +169,15 @@ def positions(mask: torch.Tensor, kept: int) -> torch.Tensor:
     return torch.argsort(~mask, dim=1, stable=True)[:, :kept]
 
 
-def factor(systems: torch.Tensor) -> torch.Tensor:
+def factor(systems: torch.Tensor, rounding: float = DOUBLE) -> torch.Tensor:
     """Return the Cholesky factors of symmetric matrices.
 
     Parameters
     ----------
     systems
         float64 (count, size, size).
+    rounding
+        How far their entries may be off, relative to the roots of the two diagonal entries.
 
     Returns
     -------
@@ -177,14 +187,14 @@ def factor(systems: torch.Tensor) -> torch.Tensor:
     Raises
     ------
     InputError
-        If one of them has no full rank, as far as float64 can tell.
+        If one of them has no full rank, as far as the rounding can tell.
     """
     lower: torch.Tensor
     lower, failed = torch.linalg.cholesky_ex(systems)
-    size = systems.shape[-1]
+    least = systems.shape[-1] ** 0.5 * rounding
+    # A pivot is what of a feature those before it do not explain; to be judged by that feature's own size.
     pivots = lower.diagonal(dim1=-2, dim2=-1).square()
-    scale = systems.diagonal(dim1=-2, dim2=-1).amax(dim=-1, keepdim=True)
-    if bool(failed.any()) or not bool((pivots > size * 1e-15 * scale).all()):
+    if bool(failed.any()) or not bool((pivots > least * systems.diagonal(dim1=-2, dim2=-1)).all()):
         raise InputError(
             "the second moment of the inputs has no full rank: there are fewer rows of calibration inputs than "
             "features, or channels that depend on each other; give more batches, or a damping above 0 (0.01 is usual)"
@@ -204,7 +214,7 @@ def _by_factors(
     for first in range(0, len(patterns), step):
         chosen = patterns[first : first + step]
         places = positions(chosen, kept)
-        lower = factor(subsystems(problem.moment, chosen, places))
+        lower = factor(subsystems(problem.moment, chosen, places), problem.rounding)
         rows = order[ends[first - 1] if first else 0 : ends[first + len(chosen) - 1]]
         own = which[rows] - first
         if len(chosen) == 1:  # one factor, all rows at once

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map_only
 
-from permsolve.errors import InputError, ModelError, PermsolveError
+from permsolve.errors import InputError
+from permsolve.models.calibration_batches import arguments, failing
 from permsolve.models.compensation.features import add_to_outputs, paired, unsupported
 from permsolve.models.compensation.fitting import Rows
 from permsolve.models.compensation.moments import Inputs, Targets, intercepts, regressions
 from permsolve.models.compensation.regression import Regression
 from permsolve.models.compensation.watching import Call, Watch
+from permsolve.models.owner import memory
 from permsolve.models.patches import real
-from permsolve.models.prunable import PrunableWeight
-from permsolve.models.trace import as_call
+from permsolve.models.prunable import PrunableWeight, _layout
+
+#: Rows that a layer's arithmetic is looked at on, and by how much its outputs may be off, in float32 and below.
+_ROWS, _APART, _APART_LOW = 64, 0.01, 0.1
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Weights that are fitted from the same pass because they read the same tensor.
+    """Weights that are fitted from the same pass because they read the same tensor, and that do not end in a sum.
 
     Parameters
     ----------
@@ -48,7 +51,7 @@ class Sums:
     targets
         Sums of the targets.
     centred
-        Whether the layer has a bias of its own, which is fitted too.
+        Whether the layer has a bias that nothing else reads, which is fitted too.
     leads
         Whether it is this weight that adds the inputs which siblings share.
     """
@@ -56,7 +59,7 @@ class Sums:
     inputs: Inputs
     targets: Targets
     centred: bool
-    leads: bool
+    leads: bool = True
 
     def regressions(self) -> list[Regression]:
         """Return the regression of every group.
@@ -101,7 +104,7 @@ def stages(model: nn.Module, weights: Sequence[PrunableWeight], batch: object) -
     Returns
     -------
     list
-        The stages, in order of execution.
+        The stages, in order of execution; a layer in front of a sum comes when the sum is made.
 
     Raises
     ------
@@ -127,14 +130,19 @@ def stages(model: nn.Module, weights: Sequence[PrunableWeight], batch: object) -
             f"leave such weights out with layers=, or give inputs that reach them"
         )
     grouped: dict[object, list[str]] = {}
+    begins: dict[object, int] = {}
     for call in calls:  # `calls` holds the tensors, so that ids are theirs alone
-        alone = len(by_name[call.name]) > 1
-        names = grouped.setdefault(call.name if alone else call.source, [])
+        # What a layer in front of a sum makes up for depends on all that is added: that must be fitted before, and
+        # siblings that end in one sum must not make up for the same error twice.
+        alone = len(by_name[call.name]) > 1 or call.total is not None
+        key = call.name if alone else call.source
+        names = grouped.setdefault(key, [])
         if call.name not in names:
             names.append(call.name)
+        begins.setdefault(key, call.at)
     return [
-        Stage(tuple(names), [call.total is not None for call in calls if call.name in names])
-        for names in grouped.values()
+        Stage(tuple(grouped[key]), [call.total is not None for call in calls if call.name in grouped[key]])
+        for key in sorted(grouped, key=begins.__getitem__)
     ]
 
 
@@ -151,7 +159,9 @@ def layers(weights: Iterable[PrunableWeight]) -> dict[nn.Module, str]:
     dict
         Paths of the weights by module.
     """
-    return {owner.module: weight.path for weight in weights for owner in weight.owners}
+    # Embeddings that a weight is tied to do not multiply anything with it.
+    owners = [(owner.module, weight.path) for weight in weights for owner in weight.owners]
+    return {module: path for module, path in owners if _layout(module)[2]}
 
 
 def collect(
@@ -161,7 +171,7 @@ def collect(
     weights: Mapping[str, PrunableWeight],
     twins: Mapping[str, PrunableWeight],
     batches: Iterable[object],
-) -> dict[str, Sums]:
+) -> tuple[dict[str, Sums], int]:
     """Run both models over the batches, up to the last layer of a stage, and add up its moments.
 
     Parameters
@@ -177,33 +187,67 @@ def collect(
 
     Returns
     -------
-    dict
-        The sums of every weight of the stage.
+    tuple
+        The sums of every weight of the stage, and the number of batches.
 
     Raises
     ------
     InputError
-        If the two models call different layers on a batch, or there is no batch.
+        If the two models call different layers on a batch, a layer does more than multiply and add, inputs are not
+        finite, or there is no input.
     ModelError
         If a model fails on a batch.
     """
     ours, theirs = (layers(found[name] for name in stage.names) for found in (weights, twins))
-    shared: dict[object, Inputs] = {}
-    sums: dict[str, Sums] = {}
+    sums, shared = _empty(stage, dense, weights), dict[object, Inputs]()
     number = 0
     for number, batch in enumerate(batches, start=1):
+        drawn = torch.get_rng_state()  # what a model draws in evaluation mode, both must draw
         wanted = _watched(Watch(ours, stage.calls), dense, batch, number)
+        torch.set_rng_state(drawn)
         given = _watched(Watch(theirs, stage.calls), pruned, batch, number)
         if [call.name for call in wanted] != [call.name for call in given]:
             raise InputError(
                 f"batch {number}: the dense and the pruned model call other layers: {_names(wanted)} and "
                 f"{_names(given)}; control flow that depends on values cannot be fitted, take target='own'"
             )
+        together = sorted(call.name for call in given) == sorted(stage.names) and len({x.source for x in given}) == 1
+        if len(stage.names) > 1 and not together:
+            raise InputError(
+                f"batch {number}: {', '.join(stage.names)} read the same tensor in the first batch, and not in this "
+                f"one; prune them in calls of their own (layers=), or take target='own'"
+            )
         for first, second in zip(wanted, given, strict=True):
-            _add(sums, shared, weights[first.name], second, target(first, second))
+            if first.inputs.shape != second.inputs.shape:
+                raise InputError(
+                    f"batch {number}: {first.name} is given a tensor of shape {tuple(first.inputs.shape)} in the dense "
+                    f"model and {tuple(second.inputs.shape)} in the pruned one: where values decide which rows a layer "
+                    f"gets, as with experts, outputs cannot be compared; leave it out with layers=, or take "
+                    f"target='own'"
+                )
+            if number == 1:
+                check_product(weights[first.name], first)
+            _add(sums[first.name], shared, second, target(first, second), number)
     if number == 0:
         raise InputError("the calibration holds no batch: for target='dense' give a list or a DataLoader of inputs")
-    return sums
+    empty = [name for name, each in sums.items() if not each.inputs.count]
+    if empty:
+        raise InputError(
+            f"{', '.join(empty[:3])}: given no input by any of the {number} batches; leave such weights out with "
+            f"layers=, or give inputs that reach them"
+        )
+    return sums, number
+
+
+def _empty(stage: Stage, dense: nn.Module, weights: Mapping[str, PrunableWeight]) -> dict[str, Sums]:
+    biases = Counter(
+        memory(bias) for module in dense.modules() for bias in module._parameters.values() if bias is not None
+    )
+    found = {}
+    for name in stage.names:
+        bias = owned_bias(weights[name])
+        found[name] = Sums(Inputs(), Targets(), bias is not None and biases[memory(bias)] == 1)
+    return found
 
 
 def target(wanted: Call, given: Call) -> torch.Tensor:
@@ -233,27 +277,61 @@ def target(wanted: Call, given: Call) -> torch.Tensor:
     return torch.where(usable, before, wanted.outputs.double())
 
 
-def _add(
-    sums: dict[str, Sums], shared: dict[object, Inputs], weight: PrunableWeight, call: Call, wanted: torch.Tensor
-) -> None:
+def check_product(weight: PrunableWeight, call: Call) -> None:
+    """Check on a few rows that a layer puts out its weight times its input plus its bias, as the regression assumes.
+
+    Parameters
+    ----------
+    weight
+        The weight.
+    call
+        A call of the dense model.
+
+    Raises
+    ------
+    InputError
+        If it does not.
+    """
+    inputs, outputs = real(call.inputs, call.name), _less_bias(call, call.outputs)
+    for matrix, wanted in paired(call.reading, inputs, outputs):
+        rows, wanted = matrix[:, :_ROWS], wanted[:, :_ROWS]
+        values = Rows(weight).of(weight.values()).to(rows)
+        apart, size = (rows @ values.mT - wanted).abs(), wanted.abs()
+        most = _APART if call.outputs.dtype.itemsize >= 4 else _APART_LOW
+        if apart.numel() and float(apart.max()) > most * float(size.max()):
+            raise InputError(
+                f"{weight.path}: its {type(call.module).__name__} puts out something else than weight times input plus "
+                f"bias, which target='dense' fits; leave it out with layers=, or take target='own'"
+            )
+        return
+
+
+def _less_bias(call: Call, outputs: torch.Tensor) -> torch.Tensor:
+    bias = getattr(call.module, "bias", None)
+    return outputs if bias is None else add_to_outputs(call.reading, outputs, -bias.detach())
+
+
+def _add(own: Sums, shared: dict[object, Inputs], call: Call, wanted: torch.Tensor, number: int) -> None:
     """Add the rows of one call; the first weight of those that read the same rows adds their inputs."""
     inputs = real(call.inputs, call.name)
-    reading = call.reading
-    if call.name not in sums:
-        leads = reading not in shared
-        sums[call.name] = Sums(shared.setdefault(reading, Inputs()), Targets(), owned_bias(weight) is not None, leads)
-    own = sums[call.name]
-    bias = getattr(call.module, "bias", None)
-    if bias is not None and not own.centred:
-        wanted = add_to_outputs(reading, wanted, -bias.detach())
-    for rows, targets in paired(reading, inputs, wanted):
+    if not bool(torch.isfinite(inputs).all() and torch.isfinite(wanted).all()):
+        raise InputError(
+            f"batch {number}: the inputs or outputs of {call.name} hold NaN or infinite values; look for the layer "
+            f"that makes them, or leave the batch out"
+        )
+    if not own.targets.begun:
+        first = shared.setdefault(call.reading, own.inputs)
+        own.inputs, own.leads = first, first is own.inputs
+    if not own.centred:
+        wanted = _less_bias(call, wanted)
+    for rows, targets in paired(call.reading, inputs, wanted):
         if own.leads:
             own.inputs.add(rows)
         own.targets.add(rows, targets)
 
 
 def owned_bias(weight: PrunableWeight) -> nn.Parameter | None:
-    """Return the bias of a weight's layer, if only that layer reads weight and bias.
+    """Return the bias of a weight's layer, if only that layer reads the weight.
 
     Parameters
     ----------
@@ -272,41 +350,9 @@ def owned_bias(weight: PrunableWeight) -> nn.Parameter | None:
 
 def _watched(watch: Watch, model: nn.Module, batch: object, number: int) -> list[Call]:
     """Run a model on a batch, and say so if it fails."""
-    args, kwargs = arguments(model, batch)
-    try:
+    args, kwargs = arguments(model, batch, number)
+    with failing(number):
         return watch.run(model, args, kwargs)
-    except PermsolveError:
-        raise
-    except Exception as error:  # whatever the model's code raises
-        said = (str(error).strip() or repr(error)).splitlines()[0]
-        raise ModelError(
-            f"the model fails on batch {number}: {said} (a batch holds inputs of forward alone: of a loader of inputs "
-            f"and labels pass [inputs for inputs, _ in loader])"
-        ) from error
-
-
-def arguments(model: nn.Module, batch: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return a batch as arguments, on the model's device.
-
-    Parameters
-    ----------
-    model
-        The model.
-    batch
-        A tensor, a tuple or list of arguments, or a mapping of keyword arguments.
-
-    Returns
-    -------
-    tuple
-        Arguments and keyword arguments.
-
-    Raises
-    ------
-    InputError
-        If it is something else.
-    """
-    device = next(model.parameters()).device
-    return tree_map_only(torch.Tensor, lambda each: each.to(device), as_call(model, batch))  # type: ignore[no-any-return]
 
 
 def _names(calls: Sequence[Call]) -> str:

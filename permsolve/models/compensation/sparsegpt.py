@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from permsolve.models.compensation.regression import factor
+from permsolve.models.compensation.regression import DOUBLE, factor
 
 #: Columns whose updates are applied to those behind them at once.
 _BLOCK = 128
@@ -17,6 +17,7 @@ def sparsegpt(
     m: int,
     mask: torch.Tensor | None = None,
     frozen: torch.Tensor | None = None,
+    rounding: float = DOUBLE,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Prune columns from left to right and hand each one's error on to the columns behind it.
 
@@ -37,6 +38,8 @@ def sparsegpt(
         bool (rows, features): what to keep, instead of the choice above.
     frozen
         bool (rows, features): entries that may not be kept.
+    rounding
+        As of `factor`.
 
     Returns
     -------
@@ -55,8 +58,10 @@ def sparsegpt(
     """
     weights = weights.clone()
     kept = torch.zeros_like(weights, dtype=torch.bool) if mask is None else mask.clone()
-    inverse = torch.cholesky_inverse(factor(moment[None])[0])
-    upper = torch.linalg.cholesky(inverse, upper=True)
+    # With H = V V^T, V upper triangular, U is the inverse of V: no inverse of H, which would square its condition.
+    factored = factor(moment.flip(0, 1)[None], rounding)[0].flip(0, 1)
+    identity = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
+    upper = torch.linalg.solve_triangular(factored, identity, upper=True)
     scale = upper.diagonal()
     features = weights.shape[1]
     step = max(_BLOCK // m, 1) * m

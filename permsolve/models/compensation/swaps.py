@@ -17,6 +17,9 @@ _BATCH = 1 << 28
 _HISTORY = 256
 #: An exchange must lower the loss by more than this, relative to the targets' energy: below is rounding.
 _FLOOR = 1e-10
+#: What a weight that comes back must have of its own, not explained by those kept, as a share of its feature's size:
+#: with less the tableau loses all digits, and a refit would be refused.
+_OWN = 1e-8
 
 
 def improve(
@@ -98,11 +101,12 @@ def _batch(
     floors = (_FLOOR * problem.energy[rows]).tolist()
     which = rows.tolist()
     history = min(_HISTORY, mask.shape[1])
+    least = max(_OWN, mask.shape[1] ** 0.5 * problem.rounding) * problem.moment.diagonal()[order].numpy()
 
     def work(i: int) -> tuple[float, bool]:
         past = np.empty((2 * history, tables.shape[1]))
         fall, full = exchange(
-            *(tables[i], linear[i], status[i], grouped[i], past, np.empty(2 * history)),
+            *(tables[i], linear[i], status[i], grouped[i], least[i], past, np.empty(2 * history)),
             *(floors[i], sweeps, states[which[i]]),
         )
         return float(fall), bool(full)
@@ -118,7 +122,7 @@ def _tableaus(problem: Regression, rows: torch.Tensor, order: torch.Tensor, kept
     moments = problem.moment[order[:, :, None], order[:, None, :]]
     wanted = torch.gather(problem.cross[rows], 1, order)
     across, between = moments[:, :kept, kept:].clone(), moments[:, kept:, kept:]
-    inverse = torch.cholesky_inverse(factor(moments[:, :kept, :kept]))
+    inverse = torch.cholesky_inverse(factor(moments[:, :kept, :kept], problem.rounding))
     solved = inverse @ across
     linear = torch.empty_like(wanted)
     linear[:, :kept] = (inverse @ wanted[:, :kept, None])[..., 0]

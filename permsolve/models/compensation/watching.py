@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from permsolve.models.patches import Reading, reading_of
+from permsolve.models.patches import Reading, Rows, given_to, reading_of
 
 _ADDS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 
@@ -38,6 +38,8 @@ class Call:
         What it was called with.
     outputs
         What it returned.
+    at
+        A number that grows: when it was called, or when its output was added.
     other
         What was added to its output, if the first that reads the output is a sum, else None.
     total
@@ -52,6 +54,7 @@ class Call:
     source: object
     inputs: torch.Tensor
     outputs: torch.Tensor
+    at: int
     other: torch.Tensor | None = None
     total: torch.Tensor | None = None
     scale: torch.Tensor | None = None
@@ -85,6 +88,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._copy = copy
         #: Outputs that nobody has read yet. Tensors are compared by identity, and held, so that ids stay theirs.
         self._fresh: dict[int, tuple[torch.Tensor, Call]] = {}
+        self._count = 0
         #: The call whose output the batch norm at work reads.
         self._at_norm: Call | None = None
 
@@ -120,7 +124,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if module in self._layers:
                     handles.append(module.register_forward_hook(self._called, with_kwargs=True))
                 elif isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    handles.append(module.register_forward_pre_hook(self._enter_norm))
+                    handles.append(module.register_forward_pre_hook(self._enter_norm, with_kwargs=True))
                     handles.append(module.register_forward_hook(self._leave_norm))
             yield
         finally:
@@ -128,15 +132,19 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 handle.remove()
 
     def _called(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: torch.Tensor) -> None:
-        given = args[0] if args else next(iter(kwargs.values()))
-        size = kwargs.get("output_size", args[1] if len(args) > 1 else None)
+        given, size = given_to(args, kwargs)
         with _outside(self):
             reading = reading_of(module, given, size)
             source = id(given), 0 if given.is_inference() else given._version
-            call = Call(self._layers[module], module, reading, source, self._kept(given), self._kept(outputs))
+            kept = self._kept(given), self._kept(outputs)
+            call = Call(self._layers[module], module, reading, source, *kept, self._next())
         self.calls.append(call)
         self._fresh[id(outputs)] = outputs, call
         self._check_end()
+
+    def _next(self) -> int:
+        self._count += 1
+        return self._count
 
     def _kept(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.detach().clone() if self._copy else tensor
@@ -148,13 +156,13 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if all(call.total is not None for call, needs in zip(self.calls, wanted, strict=False) if needs):
             raise _Enough
 
-    def _enter_norm(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        found = self._fresh.pop(id(args[0]), None)
+    def _enter_norm(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found = self._fresh.pop(id(given_to(args, kwargs)[0]), None)
         self._at_norm = None if found is None or found[1].scale is not None else found[1]
 
     def _leave_norm(self, module: Any, args: tuple[Any, ...], outputs: torch.Tensor) -> None:
         call, self._at_norm = self._at_norm, None
-        if call is None or module.running_var is None or not _per_output(call.module, outputs):
+        if call is None or module.running_var is None or not _per_output(call.reading, outputs):
             return
         with _outside(self):
             scale = torch.rsqrt(module.running_var + module.eps)
@@ -180,8 +188,9 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 other = args[1] if each[0] is args[0] else args[0]
                 others.append((each[1], self._kept(other)))
         total = func(*args, **kwargs)
+        now = self._next()
         for call, other in others:
-            call.other, call.total = other, self._kept(total)
+            call.other, call.total, call.at = other, self._kept(total), now
         self._check_end()
         return total
 
@@ -209,6 +218,6 @@ def _alike(one: Any, other: Any) -> bool:
     return both and one is not other and one.shape == other.shape
 
 
-def _per_output(layer: nn.Module, outputs: torch.Tensor) -> bool:
+def _per_output(reading: Reading, outputs: torch.Tensor) -> bool:
     """Return whether a batch norm's channels, in axis 1, are the outputs of a layer."""
-    return not isinstance(layer, nn.Linear) or outputs.ndim == 2
+    return not isinstance(reading, Rows) or outputs.ndim == 2
