@@ -123,7 +123,7 @@ def test_gathers_free_each_layer(name: str) -> None:
     assert not unequal(kept, state(model)), "undo takes the indices away, too"
 
 
-@pytest.mark.parametrize("name", ["bert", "t5", "mlp_mixer", "qwen3", "tied_autoencoder"])
+@pytest.mark.parametrize("name", rarely(["bert", "t5", "mlp_mixer", "qwen3", "tied_autoencoder"], ["t5", "qwen3"]))
 def test_every_linear_layer_may_have_an_order_of_its_own(name: str) -> None:
     """With no more indices than needed: where a layer is the only one to read a free order, that order is its own."""
     specimen = ZOO[name]
