@@ -217,6 +217,8 @@ def draw(table: Table, path: Path) -> None:
             axis.tick_params(axis="y", labelsize=8)
             axis.grid(axis="y", alpha=0.3)
         row[0].set_ylabel("output error (1: nothing done)", fontsize=9)
+    for above, below in axes.T:
+        above.tick_params(labelbottom=not below.patches)  # the picture ends there
     axes[0][0].legend(title="permutation", fontsize=8, title_fontsize=8)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
